@@ -1,0 +1,1 @@
+"""Accuracy, paired statistics and their presentation, in plain NumPy and SciPy."""

@@ -1,0 +1,1 @@
+"""Plans of shards as tasks, and the engines that run them."""

@@ -1,0 +1,1 @@
+"""Labelled images in, JPEG variants out, network inputs from either."""

@@ -1,0 +1,1 @@
+"""Pretrained networks, their cut points, and the eleven-branch topology behind a cut."""

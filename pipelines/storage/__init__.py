@@ -1,0 +1,1 @@
+"""Shards, receipts, manifests and the bottleneck cache on disk."""

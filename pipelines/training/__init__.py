@@ -1,0 +1,1 @@
+"""Learning rate, checkpoints and the training loop of the tail."""
