@@ -1,0 +1,40 @@
+"""`bottleneck compress`."""
+
+from __future__ import annotations
+
+import click
+
+from bottleneck_cli import console, options
+from pipelines.config import CompressConfig
+
+_EXAMPLE = """\b
+Example:
+  bottleneck compress --images ./photos --qualities 10,50,90
+"""
+
+
+@click.command("compress", epilog=_EXAMPLE)
+@options.stage("compress")
+def command(session: options.Session, config: CompressConfig) -> None:
+    """Re-encode every image as JPEG at each quality factor.
+
+    Writes variants/jpeg/ in the workspace: sharded Parquet, a row an image, the original's bytes
+    as they are beside the JPEG variants. Images that cannot be used are listed with the reason in
+    variants/jpeg/quarantine.csv.
+    """
+    from pipelines import compress as stage
+
+    summary = stage.run(session.workspace_dir, config, session.seed, session.console)
+    head = (
+        "compress: nothing to do; "
+        if summary["num_resumed_shards"] == summary["num_shards"]
+        else "compress: "
+    )
+    session.console.emit(
+        summary,
+        [
+            f"{head}{summary['num_images']} images, {summary['num_quarantined']} quarantined, "
+            f"{summary['num_shards']} shards ({summary['num_resumed_shards']} from before), "
+            f"{console.size(summary['size_bytes'])}, {summary['seconds']:.1f} s"
+        ],
+    )

@@ -1,0 +1,130 @@
+"""What the user sees: bars or plain lines on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+_LINE_EVERY_S = 5.0
+
+
+class Console:
+    """Shows progress and notes; quiet, normal or verbose.
+
+    Attributes:
+        verbosity: -1 errors only, 0 normal, 1 details.
+        json_output: print the summary as JSON instead of as text.
+    """
+
+    def __init__(self, verbosity: int, json_output: bool) -> None:
+        self.verbosity = verbosity
+        self.json_output = json_output
+        self._bar: tqdm[Any] | None = None
+        self._lines: _Lines | None = None
+        _send_logs_to(self, verbosity)
+
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin a bar of `total` units, `done` of which are there already."""
+        self.close()
+        if self.verbosity < 0 or done >= total:
+            return
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total, initial=done, desc=what, unit=unit, smoothing=0.1, dynamic_ncols=True
+            )
+        else:
+            self._lines = _Lines(what, total, unit, done)
+
+    def advance(self, count: int) -> None:
+        """Count units as done."""
+        if self._bar is not None:
+            self._bar.update(count)
+        if self._lines is not None:
+            self._lines.advance(count)
+
+    def say(self, text: str) -> None:
+        """Tell something in one line, above the bar."""
+        if self.verbosity >= 0:
+            self.write(text)
+
+    def write(self, text: str) -> None:
+        """Write one line to stderr without tearing the bar."""
+        if self._bar is not None:
+            with tqdm.external_write_mode(file=sys.stderr):
+                click.echo(text, err=True)
+        else:
+            click.echo(text, err=True)
+
+    def close(self) -> None:
+        """End the bar that is running."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = self._lines = None
+
+    def emit(self, summary: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Print the result: one JSON object on one line, or the lines."""
+        self.close()
+        if self.json_output:
+            click.echo(json.dumps(summary, ensure_ascii=False, allow_nan=False))
+        elif self.verbosity >= 0:
+            for line in lines:
+                click.echo(line)
+
+
+class _Lines:
+    """Progress as plain lines, for logs and pipes."""
+
+    def __init__(self, what: str, total: int, unit: str, done: int) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._done = self._first = done
+        self._started = self._printed = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if self._done < self._total and now - self._printed < _LINE_EVERY_S:
+            return
+        self._printed = now
+        rate = (self._done - self._first) / max(1e-9, now - self._started)
+        left_s = (self._total - self._done) / max(1e-9, rate)
+        click.echo(
+            f"{self._what}: {self._done}/{self._total} {self._unit}s, "
+            f"{rate:.1f} {self._unit}s/s, {left_s:.0f} s left",
+            err=True,
+        )
+
+
+class _Handler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.write(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _send_logs_to(console: Console, verbosity: int) -> None:
+    logger = logging.getLogger("pipelines")
+    logger.handlers = [_Handler(console)]
+    logger.propagate = False
+    logger.setLevel({-1: logging.ERROR, 0: logging.WARNING}.get(verbosity, logging.DEBUG))
+
+
+def percent(share: float | None) -> str:
+    """Format a fraction of 1 as a percentage, a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.2f}%"
+
+
+def size(size_bytes: int) -> str:
+    """Format bytes for reading."""
+    value, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"

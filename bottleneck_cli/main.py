@@ -1,0 +1,83 @@
+"""The `bottleneck` command: finds the subcommand, turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import Any
+
+import click
+
+from pipelines.errors import ConfigError, PipelineError
+
+# Name -> short help. A command's module is imported only when that command runs or shows its help.
+_COMMANDS = {
+    "init": "Make a workspace for a set of labelled images.",
+    "compress": "Re-encode every image as JPEG at ten quality factors.",
+    "nodes": "List the pivotal nodes of a network.",
+    "extract": "Run the frozen network once and keep what it gives at a node.",
+    "train-tail": "Train the layers behind a node from its cache.",
+    "eval": "Judge a trained run against the default network.",
+    "demo": "Run all stages on real photographs that a package ships.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which they are used."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return its command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"bottleneck_cli.{cmd_name.replace('-', '_')}")
+        return module.command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a misspelt one is answered with the list."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            names = ", ".join(_COMMANDS)
+            raise click.UsageError(f"{error.message} Commands: {names}.", ctx) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what a user can mend becomes one line on stderr."""
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2 if isinstance(error, ConfigError) and error.is_usage else 1)
+        except KeyboardInterrupt:
+            click.echo(
+                "\ninterrupted; what is whole is kept, the same command goes on from there",
+                err=True,
+            )
+            ctx.exit(1)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(metadata.version("bottleneck"), prog_name="bottleneck")
+def main() -> None:
+    """Extract a frozen network's bottlenecks once, train its tail many times.
+
+    \b
+    In a workspace (a folder with a bottleneck.toml) the stages run bare:
+      bottleneck init my-set --images ./photos && cd my-set
+      bottleneck compress
+      bottleneck extract --node mixed_9
+      bottleneck train-tail
+      bottleneck eval
+
+    Every stage goes on where a killed one stopped. `bottleneck COMMAND --help` shows an example.
+    """

@@ -1,0 +1,157 @@
+"""Flags made from the settings themselves: every key of bottleneck.toml is a flag."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic.fields import FieldInfo
+
+from bottleneck_cli.console import Console
+from pipelines import workspace
+from pipelines.config import TABLES, GlobalConfig
+
+Command = Callable[..., None]
+_GLOBALS = ("seed", "verbosity", "json")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every command gets.
+
+    Attributes:
+        workspace_dir: the folder with bottleneck.toml.
+        content: the file's content.
+        seed: of splits, orders and random starts.
+        console: shows progress, prints the summary.
+    """
+
+    workspace_dir: Path
+    content: Mapping[str, Any]
+    seed: int
+    console: Console
+
+
+def stage(table: str) -> Callable[[Command], Command]:
+    """Give a command the flags of its table and of all commands.
+
+    The command is called as `command(session, config)`.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(directory: Path, **flags: Any) -> None:
+            global_flags = {name: flags.pop(name) for name in _GLOBALS}
+            content = workspace.read_file(directory)
+            session = open_session(directory, content, global_flags)
+            given = {name: _from_here(name, value, table) for name, value in flags.items()}
+            command(session, workspace.table(content, table, given))
+
+        wrapped: Command = call
+        for name, field in reversed(TABLES[table].model_fields.items()):
+            wrapped = _option(name, field)(wrapped)
+        return common(wrapped)
+
+    return decorate
+
+
+def common(command: Command) -> Command:
+    """Add the flags that all commands have."""
+    fields = GlobalConfig.model_fields
+    decorators = [
+        click.option(
+            "-C",
+            "--workspace",
+            "directory",
+            default=".",
+            metavar="DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="The workspace.  [default: the current folder]",
+        ),
+        click.option("--seed", metavar="N", help=_help(fields["seed"])),
+        click.option(
+            "--json",
+            "json",
+            is_flag=True,
+            default=None,
+            help="Print the summary as one JSON object on one line.",
+        ),
+        click.option(
+            "-v",
+            "--verbose",
+            "verbosity",
+            flag_value=1,
+            type=int,
+            default=None,
+            help="Show details.",
+        ),
+        click.option(
+            "-q",
+            "--quiet",
+            "verbosity",
+            flag_value=-1,
+            type=int,
+            default=None,
+            help="Show errors only.",
+        ),
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def open_session(directory: Path, content: Mapping[str, Any], flags: Mapping[str, Any]) -> Session:
+    """Merge the common flags with the file and set up the console."""
+    config = workspace.global_config(content, flags)
+    return Session(
+        directory.absolute(), content, config.seed, Console(config.verbosity, config.json_output)
+    )
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)
+    flag = "--" + name.replace("_", "-")
+    if field.annotation is bool:
+        return click.option(flag, name, is_flag=True, default=None, help=_help(field))
+    return click.option(
+        flag,
+        name,
+        multiple=bool(extra.get("repeat")),
+        default=None,
+        metavar=str(extra.get("metavar", _metavar(field))),
+        help=_help(field),
+    )
+
+
+def _metavar(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)
+    allowed = str(extra["allowed"])
+    choices = allowed.replace(" or ", ", ").split(", ")
+    numeric = isinstance(field.default, int | float)
+    return "N" if numeric else "|".join(choices) if len(choices) > 1 else "TEXT"
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return f"{field.description}" + (f"  [default: {shown}]" if shown not in ("", "False") else "")
+
+
+def _from_here(name: str, value: Any, table: str) -> Any:
+    """Make a path given on the command line independent of the workspace's place."""
+    if value in (None, ()):
+        return None
+    extra = TABLES[table].model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    metavar = extra.get("metavar")
+    if metavar in ("FILE", "DIR") or (metavar in ("PATH", "WEIGHTS") and Path(value).exists()):
+        return str(Path(value).absolute())
+    if metavar == "PATH" and value != "elpv":
+        return str(Path(value).absolute())
+    return value

@@ -1,0 +1,320 @@
+"""Stage 1: every image as it is and as JPEG at each quality factor, in variants/jpeg/."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.config import CompressConfig
+from pipelines.errors import ConfigError, ImageError, ManifestError, SourceError
+from pipelines.execution.local import num_cores, ordered_map, run_tasks
+from pipelines.images import decode, index, sources, splits
+from pipelines.images.codecs import JpegCodec
+from pipelines.progress import Progress
+from pipelines.storage import atomic, parquet, variants
+from pipelines.storage.manifest import (
+    Plan,
+    Receipt,
+    ShardFolder,
+    Task,
+    check_same,
+    split_into_tasks,
+)
+
+SET = "jpeg"
+MAX_FILE_BYTES = 512 << 20
+_SHARD_BYTES = 128 << 20  # the thesis takes 100 to 200 MB a file (section 4.1.2)
+_SHARD_ROWS = 512  # what a kill can cost stays under a minute of extraction on a slow machine
+_VARIANTS_TO_ORIGINAL = 4.7  # size of ten JPEG variants over the original's, 500x375 photographs
+
+_FORMAT_OF_EXTENSION = {
+    **{f".{name}": name for name in ("jpeg", "png", "gif", "bmp", "tiff", "webp")},
+    ".jpg": "jpeg",
+    ".tif": "tiff",
+    ".ppm": "ppm",
+    ".pgm": "ppm",
+}
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """One image's result: a row, or the reason why there is none."""
+
+    row: variants.VariantRow | None
+    id: str
+    reason: str = ""
+    has_wrong_extension: bool = False
+
+
+def run(
+    workspace_dir: Path, config: CompressConfig, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """Make the variant set, going on where an earlier run stopped.
+
+    Returns:
+        The summary: stage, num_images, num_quarantined, num_shards, size_bytes, seconds,
+        num_resumed_shards.
+
+    Raises:
+        ConfigError: no images are named.
+        SourceError: the images cannot be used, or too many of them are bad.
+        ManifestError: the set was made with other settings.
+        ShardError: the disk refuses.
+    """
+    started = time.monotonic()
+    if not config.images:
+        raise ConfigError(
+            "no images; name a folder, a list or elpv with --images, "
+            "or as images in [compress] of bottleneck.toml",
+            is_usage=True,
+        )
+    set_dir = workspace_dir / "variants" / SET
+    with atomic.exclusive(set_dir):
+        folder = ShardFolder(set_dir)
+        folder.sweep()
+        workers = config.workers or num_cores()
+        source = sources.open_source(
+            config.images,
+            base_dir=workspace_dir,
+            classes_path=workspace_dir / config.classes if config.classes else None,
+        )
+        prepare = partial(_prepare, workspace_dir, folder, config, seed, source, progress)
+        try:
+            images, plan = prepare()
+        except ManifestError:
+            if not config.overwrite:
+                raise
+            _clear(workspace_dir, folder)
+            images, plan = prepare()
+        held = folder.receipts(plan)
+        total = images.table.num_rows
+        done = sum(task.stop - task.start for task in plan.tasks if task.shard in held)
+        progress.start("compress", total, "image", done)
+        job = _Job(folder, plan, images, source, config, workers, progress)
+        receipts = run_tasks(folder, plan, job.run, job.check)
+        quarantined = job.quarantined(receipts)
+        _write_quarantine(set_dir, quarantined)
+        if len(held) < len(plan.tasks):
+            _report(folder, receipts, progress)
+    return {
+        "stage": "compress",
+        "num_images": sum(receipt.num_rows for receipt in receipts.values()),
+        "num_quarantined": len(quarantined),
+        "num_shards": len(receipts),
+        "size_bytes": sum(receipt.size_bytes for receipt in receipts.values()),
+        "seconds": round(time.monotonic() - started, 3),
+        "num_resumed_shards": len(held),
+    }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a shard's task needs."""
+
+    folder: ShardFolder
+    plan: Plan
+    images: index.Index
+    source: sources.Source
+    config: CompressConfig
+    workers: int
+    progress: Progress
+
+    def run(self, task: Task) -> Receipt:
+        """Encode and write one shard."""
+        bad: list[tuple[str, str]] = []
+        stats = {"num_wrong_extension": 0}
+        rows = self._rows(task, bad, stats)
+        names = self.plan.details["variants"]
+        receipt = variants.write_shard(self.folder.path, task, names, rows, bad)
+        return Receipt(**{**receipt.__dict__, "quarantined": tuple(bad), "stats": stats})
+
+    def check(self, receipts: Mapping[str, Receipt]) -> None:
+        """Stop when too large a share of the images is bad."""
+        quarantined = self.quarantined(receipts)
+        total = self.images.table.num_rows + len(self.images.problems)
+        if len(quarantined) > self.config.max_bad_share * total:
+            path = _write_quarantine(self.folder.path, quarantined)
+            name, reason = quarantined[0]
+            raise SourceError(
+                f"{self.source.root}: {len(quarantined)} of {total} images cannot be used, more "
+                f"than max_bad_share {self.config.max_bad_share:g}; first: {name}: {reason}; "
+                f"all in {path}; mend them, or raise --max-bad-share"
+            )
+
+    def quarantined(self, receipts: Mapping[str, Receipt]) -> list[tuple[str, str]]:
+        """Return (id, reason) of every image that is left out so far."""
+        return self.images.problems + [
+            pair
+            for task in self.plan.tasks
+            if task.shard in receipts
+            for pair in receipts[task.shard].quarantined
+        ]
+
+    def _rows(
+        self, task: Task, bad: list[tuple[str, str]], stats: dict[str, int]
+    ) -> Iterator[variants.VariantRow]:
+        encode = partial(_encode, self.source, _codec(self.config), self.config.max_megapixels)
+        listed = self.images.rows(task.split, task.start, task.stop)
+        for encoded in ordered_map(encode, listed, self.workers, 4 * self.workers):
+            self.progress.advance(1)
+            stats["num_wrong_extension"] += encoded.has_wrong_extension
+            if encoded.row is None:
+                bad.append((encoded.id, encoded.reason))
+            else:
+                yield encoded.row
+
+
+def _prepare(
+    workspace_dir: Path,
+    folder: ShardFolder,
+    config: CompressConfig,
+    seed: int,
+    source: sources.Source,
+    progress: Progress,
+) -> tuple[index.Index, Plan]:
+    """Open or make the index, then the plan that follows it."""
+    workers = config.workers or num_cores()
+    images = index.open_index(
+        workspace_dir / "index",
+        source,
+        limit=config.limit,
+        seed=seed,
+        map_files=partial(ordered_map, workers=workers, lookahead=4 * workers),
+        progress=progress,
+    )
+    return images, _plan(folder, config, images, source)
+
+
+def _codec(config: CompressConfig) -> JpegCodec:
+    return JpegCodec(config.qualities, config.subsampling)
+
+
+def _plan(
+    folder: ShardFolder, config: CompressConfig, images: index.Index, source: sources.Source
+) -> Plan:
+    """Read the published plan and compare it with what is asked for, or publish a new one."""
+    codec = _codec(config)
+    fingerprint = {
+        "index": images.fingerprint_sha256,
+        "codec": codec.describe(),
+        "decoder": decode.describe(),
+        "max_megapixels": config.max_megapixels,
+    }
+    plan = folder.read_plan("variants", variants.FORMAT_VERSION)
+    if plan is not None:
+        mend = "ask for that again, or start over with --overwrite"
+        check_same(plan.fingerprint, fingerprint, folder.path, mend)
+        return plan
+    num_rows = images.num_rows()
+    names = [variants.ORIGINAL, *codec.variant_names]
+    details = {
+        "set": SET,
+        "variants": names,
+        "classes": images.info["classes"],
+        "num_planned": num_rows,
+        "note": images.info["note"],
+    }
+    num_shards = config.shards or _num_shards(images, source)
+    tasks = split_into_tasks(num_rows, num_shards, variants.SUFFIX)
+    plan = Plan("variants", variants.FORMAT_VERSION, fingerprint, details, tasks)
+    folder.publish(plan)
+    return plan
+
+
+def _num_shards(images: index.Index, source: sources.Source) -> int:
+    """Choose how many shards make files of about `_SHARD_BYTES`, from the sizes of 64 images."""
+    sizes = []
+    for name in images.table["id"].slice(0, 64).to_pylist():
+        try:
+            sizes.append(source.path_of(name).stat().st_size)
+        except OSError:
+            continue
+    mean = sum(sizes) / max(1, len(sizes)) * (1 + _VARIANTS_TO_ORIGINAL)
+    rows = min(_SHARD_ROWS, max(1, int(_SHARD_BYTES / max(1.0, mean))))
+    return sum(-(-count // rows) for count in images.num_rows().values())
+
+
+def _encode(
+    source: sources.Source, codec: JpegCodec, max_megapixels: float, listed: tuple[str, int]
+) -> _Encoded:
+    """Read, decode and encode one image; runs in a worker thread."""
+    name, label = listed
+    path = source.path_of(name)
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_FILE_BYTES:
+            raise ImageError(f"{size_bytes >> 20} MiB, over the limit of {MAX_FILE_BYTES >> 20}")
+        data = path.read_bytes()
+        pixels = decode.decode_original(data, max_megapixels=max_megapixels)
+        encoded = codec.encode(pixels)
+    except ImageError as error:
+        return _Encoded(None, name, str(error))
+    except OSError as error:
+        return _Encoded(None, name, f"cannot be read: {error.strerror}")
+    row = variants.VariantRow(name, label, hashlib.sha256(data).digest(), (data, *encoded))
+    return _Encoded(row, name, has_wrong_extension=_has_wrong_extension(name, data))
+
+
+def _has_wrong_extension(name: str, data: bytes) -> bool:
+    """Tell whether an image's extension names another format than its content is."""
+    claimed = _FORMAT_OF_EXTENSION.get(Path(name).suffix.lower())
+    return claimed is not None and claimed != decode.sniff(data)
+
+
+def _clear(workspace_dir: Path, folder: ShardFolder) -> None:
+    """Delete variants and index; the index last, so that a kill in between is seen."""
+    folder.clear()
+    if (workspace_dir / "index").exists():
+        ShardFolder(workspace_dir / "index").clear()
+
+
+def _write_quarantine(set_dir: Path, quarantined: list[tuple[str, str]]) -> Path:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "reason"])
+    writer.writerows(quarantined)
+    path = set_dir / "quarantine.csv"
+    atomic.write_bytes(path, text.getvalue().encode("utf-8"))
+    return path
+
+
+def _report(folder: ShardFolder, receipts: Mapping[str, Receipt], progress: Progress) -> None:
+    """Say what a careful user would want to know about the images."""
+    num_wrong = sum(receipt.stats["num_wrong_extension"] for receipt in receipts.values())
+    if num_wrong:
+        progress.say(
+            f"{num_wrong} images have another content than their extension says; taken as they are"
+        )
+    columns = ["id", "label", "sha256"]
+    tables = {shard: parquet.read_table(folder.path / shard, columns) for shard in receipts}
+    table = pa.concat_tables(tables.values())
+    split_of = [splits.SPLITS.index(shard.split("-", 1)[0]) for shard in tables]
+    codes = np.repeat(split_of, [part.num_rows for part in tables.values()])
+    sha256s = np.array(table["sha256"].to_pylist(), object)
+    num_across, example = splits.duplicates_across_splits(sha256s, codes)
+    if example:
+        names = " and ".join(table["id"][row].as_py() for row in example)
+        progress.say(
+            f"{num_across} images stand with the same bytes in more than one split (first: "
+            f"{names}); the splits stay as given, but accuracies on them may flatter"
+        )
+    labels_of: dict[bytes, set[int]] = defaultdict(set)
+    for sha256, label in zip(sha256s, table["label"].to_pylist(), strict=True):
+        labels_of[sha256].add(label)
+    conflicting = [sha256 for sha256, found in labels_of.items() if len(found) > 1]
+    if conflicting:
+        progress.say(
+            f"{len(conflicting)} images stand with the same bytes under different labels "
+            f"(first: {table['id'][int(np.argmax(sha256s == conflicting[0]))].as_py()})"
+        )

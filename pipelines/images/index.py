@@ -1,0 +1,209 @@
+"""The index: which images take part, with which label and split, in which order.
+
+    index/index.json           the settings it was made from, classes, counts, what was decided
+    index/images.parquet       id, label, split, in the order of the plan
+    index/hashes/*.parquet     SHA-256 of the files, only where no splits are given
+
+Every variant set follows the same index, so that sets beside each other have the same splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import ManifestError, SourceError
+from pipelines.images import splits
+from pipelines.images.sources import Source
+from pipelines.progress import Progress
+from pipelines.storage import atomic, parquet
+from pipelines.storage.manifest import check_same, digest
+
+FORMAT_VERSION = 1
+_HASH_CHUNK = 2_000  # files a hash shard: a few seconds of work that a kill can cost
+_HASH_SCHEMA = pa.schema([("id", pa.string()), ("sha256", pa.string())])
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images that take part.
+
+    Attributes:
+        table: id (string), label (int32), split (string), in the order of the plan.
+        info: index.json: fingerprint, classes, notes, problems.
+    """
+
+    table: pa.Table
+    info: Mapping[str, Any]
+
+    @property
+    def fingerprint_sha256(self) -> str:
+        """Digest of everything the index follows from."""
+        return digest(self.info["fingerprint"])
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """Entries of the source that are no readable files: (id, reason)."""
+        return [(name, reason) for name, reason in self.info["problems"]]
+
+    def num_rows(self) -> dict[str, int]:
+        """Return the number of images of each split, in the order of the plan."""
+        counts = Counter(self.table["split"].to_pylist())
+        return {name: counts[name] for name in splits.SPLITS if counts[name]}
+
+    def rows(self, split: str, start: int, stop: int) -> list[tuple[str, int]]:
+        """Return (id, label) of rows `start` to `stop` of a split."""
+        first = 0
+        for name, count in self.num_rows().items():
+            if name == split:
+                part = self.table.slice(first + start, stop - start)
+                return list(zip(part["id"].to_pylist(), part["label"].to_pylist(), strict=True))
+            first += count
+        raise ValueError(f"no split {split}")
+
+
+def open_index(
+    folder: Path,
+    source: Source,
+    *,
+    limit: int,
+    seed: int,
+    map_files: Callable[..., Any],
+    progress: Progress,
+) -> Index:
+    """Read the index, or make it where there is none.
+
+    Args:
+        folder: the index's folder; made when missing.
+        source: the images as they are listed now.
+        limit: take only so many, stratified by label; 0 takes all.
+        seed: fixes the choice, the splits and the order.
+        map_files: `ordered_map` with its number of workers set.
+        progress: told about the hash pass and what was decided.
+
+    Raises:
+        ManifestError: the index was made from other images or settings.
+        SourceError: the images cannot be split.
+    """
+    fingerprint = {
+        "images": source.describe(),
+        "limit": limit,
+        "seed": seed,
+    }
+    path = folder / "index.json"
+    if path.exists():
+        info = atomic.read_json(path)
+        if info.get("format_version") != FORMAT_VERSION:
+            raise ManifestError(f"{path}: format version {info.get('format_version')}, not 1")
+        mend = "ask for that again, or start over with `bottleneck compress --overwrite`"
+        check_same(info["fingerprint"], fingerprint, path, mend)
+        return Index(parquet.read_table(folder / "images.parquet"), info)
+    atomic.make_folder(folder)
+    atomic.sweep(folder)
+    return _make(folder, source, fingerprint, map_files, progress)
+
+
+def _make(
+    folder: Path,
+    source: Source,
+    fingerprint: Mapping[str, Any],
+    map_files: Callable[..., Any],
+    progress: Progress,
+) -> Index:
+    labels = source.table["label"].to_numpy()
+    given = _split_codes(source.table["split"])
+    seed = fingerprint["seed"]
+    kept = splits.limit_stratified(labels, given, fingerprint["limit"], seed)
+    ids, labels, given = source.table["id"].take(pa.array(kept)), labels[kept], given[kept]
+    problems = list(source.problems)
+    groups = None
+    if splits.needs_hashes(given):
+        hashes = _hash_files(folder, source, ids.to_pylist(), map_files, progress)
+        readable = np.array([len(value) == 64 for value in hashes])
+        problems += [
+            (name, value)
+            for name, value in zip(ids.to_pylist(), hashes, strict=True)
+            if len(value) != 64
+        ]
+        ids, labels, given = ids.filter(pa.array(readable)), labels[readable], given[readable]
+        found = np.array(hashes)[readable]
+        groups = np.unique(found, return_inverse=True)[1]
+    final, note = splits.assign_splits(labels, given, groups, seed)
+    order = splits.plan_order(final, seed)
+    table = pa.table(
+        {
+            "id": ids.take(pa.array(order)).cast(pa.string()),
+            "label": pa.array(labels[order], pa.int32()),
+            "split": pa.array(np.array(splits.SPLITS)[final[order]], pa.string()),
+        }
+    )
+    info = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "classes": list(source.classes),
+        "note": note,
+        "problems": problems,
+    }
+    if note:
+        progress.say(note)
+    parquet.write_table(folder / "images.parquet", table)
+    atomic.write_json(folder / "index.json", info)
+    return Index(table, info)
+
+
+def _split_codes(column: pa.ChunkedArray) -> np.ndarray:
+    """Return int8 indices into `splits.SPLITS`, NO_SPLIT where none is given."""
+    names = pa.array(splits.SPLITS)
+    codes = pc.index_in(column.cast(pa.string()), names)
+    return pc.fill_null(codes, splits.NO_SPLIT).to_numpy().astype(np.int8)
+
+
+def _hash_files(
+    folder: Path,
+    source: Source,
+    ids: list[str],
+    map_files: Callable[..., Any],
+    progress: Progress,
+) -> list[str]:
+    """Hash every file, in chunks that a killed run need not do again.
+
+    Returns:
+        For each id the SHA-256 in hexadecimal (64 characters), or why it cannot be read.
+    """
+    hash_dir = folder / "hashes"
+    atomic.make_folder(hash_dir)
+    atomic.sweep(hash_dir)
+
+    def hash_one(name: str) -> str:
+        try:
+            sha256 = hashlib.sha256()
+            with source.path_of(name).open("rb") as file:
+                while block := file.read(1 << 20):
+                    sha256.update(block)
+            return sha256.hexdigest()
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+
+    done: list[str] = []
+    progress.start("hash", len(ids), "image")
+    for first in range(0, len(ids), _HASH_CHUNK):
+        chunk = ids[first : first + _HASH_CHUNK]
+        path = hash_dir / f"{first // _HASH_CHUNK:05d}.parquet"
+        table = parquet.read_table(path) if path.exists() else None
+        if table is None or table["id"].to_pylist() != chunk:
+            values = list(map_files(hash_one, chunk))
+            table = pa.table([pa.array(chunk), pa.array(values)], schema=_HASH_SCHEMA)
+            parquet.write_table(path, table)
+        done += table["sha256"].to_pylist()
+        progress.advance(len(chunk))
+    if not any(len(value) == 64 for value in done):
+        raise SourceError(f"{source.root}: none of its {len(done)} images can be read; {done[0]}")
+    return done

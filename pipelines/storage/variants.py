@@ -1,0 +1,121 @@
+"""Variants on disk: Parquet shards, a row an image, a binary column a variant (format version 1).
+
+id        string    the image's name within its source
+label     int32     index into the manifest's `classes`
+sha256    binary    of the original's bytes, 32 bytes
+original  binary    the original's bytes as they are
+q010 ...  binary    the image as JPEG at that quality factor
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipelines.storage import parquet
+from pipelines.storage.manifest import Receipt, Task
+
+FORMAT_VERSION = 1
+ORIGINAL = "original"
+SUFFIX = "parquet"
+GROUP_BYTES = 16 << 20  # a row group is the most that a reader holds of a shard at once
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """One image with all its variants.
+
+    Attributes:
+        id: the image's name within its source.
+        label: class index.
+        sha256: of the original's bytes (32 bytes).
+        variants: encoded images; the first is the original as it is.
+    """
+
+    id: str
+    label: int
+    sha256: bytes
+    variants: tuple[bytes, ...]
+
+
+def schema(variants: Sequence[str]) -> pa.Schema:
+    """Return the columns of a shard with these variants, `original` first."""
+    fixed = [("id", pa.string()), ("label", pa.int32()), ("sha256", pa.binary(32))]
+    return pa.schema([*fixed, *((name, pa.binary()) for name in variants)])
+
+
+def write_shard(
+    folder: Path,
+    task: Task,
+    variants: Sequence[str],
+    rows: Iterator[VariantRow],
+    quarantined: list[tuple[str, str]],
+) -> Receipt:
+    """Write one shard durably and return its receipt.
+
+    Args:
+        folder: the set's folder.
+        task: which shard.
+        variants: names, `original` first.
+        rows: the images that could be encoded, in the plan's order; read to the end.
+        quarantined: filled by whoever makes `rows`; read after them.
+    """
+    columns = schema(variants)
+    with parquet.table_writer(folder / task.shard, columns, "none") as writer:
+        group: list[VariantRow] = []
+        size_bytes = 0
+        for row in rows:
+            group.append(row)
+            size_bytes += sum(map(len, row.variants))
+            if size_bytes >= GROUP_BYTES:
+                writer.write(_to_arrays(group, columns))
+                group, size_bytes = [], 0
+        if group:
+            writer.write(_to_arrays(group, columns))
+    file = writer.file
+    return Receipt(
+        task.shard, writer.num_rows, file.size_bytes, file.sha256.hexdigest(), tuple(quarantined)
+    )
+
+
+def read_rows(
+    folder: Path, receipts: Sequence[Receipt], variants: Sequence[str], start: int, stop: int
+) -> Iterator[VariantRow]:
+    """Read rows `start` to `stop` of the given shards laid end to end, a row group at a time.
+
+    Raises:
+        ShardError: a shard is missing or damaged.
+    """
+    columns = ["id", "label", "sha256", *variants]
+    first = 0
+    for receipt in receipts:
+        last = first + receipt.num_rows
+        if first < stop and start < last:
+            yield from _read_shard(
+                folder / receipt.shard, columns, max(start - first, 0), min(stop, last) - first
+            )
+        first = last
+
+
+def _read_shard(path: Path, columns: list[str], start: int, stop: int) -> Iterator[VariantRow]:
+    with parquet.open_file(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            last = first + file.metadata.row_group(group).num_rows
+            if first < stop and start < last:
+                with parquet.reading(path):
+                    table = file.read_row_group(group, columns=columns, use_threads=False)
+                low, high = max(start - first, 0), min(stop, last) - first
+                for row in zip(*(c.slice(low, high - low) for c in table.columns), strict=True):
+                    id_, label, sha256, *images = (cell.as_py() for cell in row)
+                    yield VariantRow(id_, label, sha256, tuple(images))
+            first = last
+
+
+def _to_arrays(rows: list[VariantRow], columns: pa.Schema) -> list[pa.Array]:
+    fixed = [[r.id for r in rows], [r.label for r in rows], [r.sha256 for r in rows]]
+    images = [[row.variants[i] for row in rows] for i in range(len(columns) - len(fixed))]
+    return [pa.array(v, type=f.type) for v, f in zip([*fixed, *images], columns, strict=True)]

@@ -1,0 +1,114 @@
+"""Settings of one command: bottleneck.toml with the flags laid over it; flags win."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from pipelines.config import TABLES, GlobalConfig, Table
+from pipelines.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE_NAME = "bottleneck.toml"
+TableT = TypeVar("TableT", bound=Table)
+
+
+def read_file(workspace_dir: Path) -> dict[str, Any]:
+    """Read and check the workspace's bottleneck.toml.
+
+    Returns:
+        The file's content: tables by name, and the keys outside them.
+
+    Raises:
+        ConfigError: no such file, no valid TOML, an unknown key or a value that is not allowed.
+    """
+    path = workspace_dir / FILE_NAME
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{workspace_dir}: no {FILE_NAME} here; run in a workspace, name one with -C, "
+            "or make one with `bottleneck init DIR --images PATH`",
+            is_usage=True,
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    outer = {name: value for name, value in content.items() if name not in TABLES}
+    known = [*TABLES, *(field.alias or name for name, field in GlobalConfig.model_fields.items())]
+    for name in outer:
+        if name not in known:
+            raise ConfigError(f"{path}: {_unknown(name, known)}")
+    _build(GlobalConfig, outer, {}, f"{path}: ")
+    for name, table in TABLES.items():
+        values = content.get(name, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: {name} = {values!r} is not allowed; write it as [{name}]")
+        _build(table, values, {}, f"{path}: [{name}] ")
+    return content
+
+
+def table(content: Mapping[str, Any], name: str, flags: Mapping[str, Any]) -> Any:
+    """Merge one table of the file with the command's flags; flags that are None were not given.
+
+    Raises:
+        ConfigError: a flag's value is not allowed (`is_usage` is set).
+    """
+    return _build(TABLES[name], content.get(name, {}), flags, f"{FILE_NAME}: [{name}] ")
+
+
+def global_config(content: Mapping[str, Any], flags: Mapping[str, Any]) -> GlobalConfig:
+    """Merge the keys outside any table with the flags every command has."""
+    outer = {key: value for key, value in content.items() if key not in TABLES}
+    return _build(GlobalConfig, outer, flags, f"{FILE_NAME}: ")
+
+
+def _build(
+    model: type[TableT], values: Mapping[str, Any], flags: Mapping[str, Any], where: str
+) -> TableT:
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return model.model_validate({**values, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            known = [field.alias or key for key, field in model.model_fields.items()]
+            raise ConfigError(f"{where}{_unknown(name, known)}") from None
+        value = given.get(name, values.get(name))
+        raise ConfigError(
+            f"{_flag(name) if name in given else where + name}: {_shown(value)} is not allowed; "
+            f"allowed: {_allowed(model, name)}",
+            is_usage=name in given,
+        ) from None
+
+
+def _allowed(model: type[Table], name: str) -> str:
+    by_name = {field.alias or key: field for key, field in model.model_fields.items()}
+    extra = by_name[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["allowed"])
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else repr(value)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(sorted(known))}"
+    return f"unknown key {name}; {hint}"

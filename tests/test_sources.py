@@ -1,0 +1,299 @@
+"""Sources: folders, lists and elpv give the same columns; faults are one clear line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.errors import SourceError
+from pipelines.images import sources
+from pipelines.images.sources import open_source, summary
+from pipelines.images.splits import NO_SPLIT, TEST, TRAIN, VAL
+
+
+def make_files(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"any bytes")
+    return root
+
+
+def rows_of(source: sources.Source) -> list[tuple[str, str, str | None]]:
+    rows = source.table.to_pylist()
+    return [(row["id"], source.classes[row["label"]], row["split"]) for row in rows]
+
+
+def test_open_source_class_folders_gives_sorted_rows(tmp_path):
+    make_files(tmp_path / "pets", "dog/2.JPEG", "dog/1.png", "cat/deep/er/3", "cat/a.txt")
+    source = open_source("pets", base_dir=tmp_path)
+    assert source.kind == "folders"
+    assert source.classes == ("cat", "dog")
+    assert rows_of(source) == [
+        ("cat/a.txt", "cat", None),
+        ("cat/deep/er/3", "cat", None),
+        ("dog/1.png", "dog", None),
+        ("dog/2.JPEG", "dog", None),
+    ]
+    assert source.problems == ()
+    assert source.path_of("dog/1.png").read_bytes() == b"any bytes"
+    assert source.splits.tolist() == [NO_SPLIT] * 4
+
+
+def test_open_source_table_has_compact_columns(tmp_path):
+    source = open_source(".", base_dir=make_files(tmp_path, "a/1", "b/2"))
+    types = {name: source.table.schema.field(name).type for name in ("id", "label", "split")}
+    assert types == {
+        "id": pa.string(),
+        "label": pa.int32(),
+        "split": pa.dictionary(pa.int8(), pa.string()),
+    }
+    assert source.labels.dtype == np.int32
+    assert source.splits.dtype == np.int8
+
+
+def test_open_source_split_folders_share_one_class_list(tmp_path):
+    names = (
+        "train/b/1",
+        "train/a/2",
+        "train/c/2",
+        "validation/c/3",
+        "validation/a/x/4",
+        "Test/b/5",
+    )
+    source = open_source(str(make_files(tmp_path / "set", *names)), base_dir=Path("elsewhere"))
+    assert source.classes == ("a", "b", "c")
+    assert rows_of(source) == [
+        ("Test/b/5", "b", "test"),
+        ("train/a/2", "a", "train"),
+        ("train/b/1", "b", "train"),
+        ("train/c/2", "c", "train"),
+        ("validation/a/x/4", "a", "val"),
+        ("validation/c/3", "c", "val"),
+    ]
+    assert source.splits.tolist() == [TEST, TRAIN, TRAIN, TRAIN, VAL, VAL]
+
+
+def test_open_source_hidden_files_and_litter_are_skipped(tmp_path):
+    make_files(tmp_path, "a/1", "b/2", "a/.DS_Store", "a/Thumbs.db", "b/desktop.ini", "b/.git/x")
+    make_files(tmp_path, ".cache/x/1", ".hidden")
+    source = open_source(".", base_dir=tmp_path)
+    assert source.table["id"].to_pylist() == ["a/1", "b/2"]
+    assert source.problems == ()
+
+
+def test_open_source_files_beside_class_folders_are_left_out_aloud(tmp_path, caplog):
+    make_files(tmp_path, "a/1", "b/2", "readme.txt", "labels.csv")
+    source = open_source(".", base_dir=tmp_path)
+    assert source.table.num_rows == 2
+    assert "2 files beside the class folders are left out, the first is labels.csv" in caplog.text
+
+
+def test_open_source_file_links_are_followed_and_dangling_ones_are_problems(tmp_path):
+    make_files(tmp_path, "set/a/1", "set/b/2", "elsewhere/3")
+    (tmp_path / "set/a/good").symlink_to(tmp_path / "elsewhere/3")
+    (tmp_path / "set/a/gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "set/a/itself").symlink_to("itself")
+    os.mkfifo(tmp_path / "set/b/pipe")
+    source = open_source("set", base_dir=tmp_path)
+    assert source.table["id"].to_pylist() == ["a/1", "a/good", "b/2"]
+    assert source.problems == (
+        ("a/gone", "link to nothing"),
+        ("a/itself", "too many levels of symbolic links"),
+        ("b/pipe", "not a regular file"),
+    )
+
+
+def test_open_source_folder_links_are_followed_once(tmp_path):
+    make_files(tmp_path, "set/a/in/1", "set/b/2", "elsewhere/c/3")
+    (tmp_path / "set/a/back").symlink_to(tmp_path / "set")
+    (tmp_path / "set/a/in/loop").symlink_to("..")
+    (tmp_path / "set/a/one").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/a/two").symlink_to(tmp_path / "elsewhere/c")
+    (tmp_path / "set/c").symlink_to(tmp_path / "elsewhere/c")
+    source = open_source("set", base_dir=tmp_path)
+    assert source.table["id"].to_pylist() == ["a/in/1", "a/one/c/3", "b/2", "c/3"]
+    reason = "link to a folder that is listed already"
+    assert source.problems == (("a/back", reason), ("a/in/loop", reason), ("a/two", reason))
+
+
+def test_open_source_name_that_is_not_utf8_is_a_problem(tmp_path):
+    make_files(tmp_path, "a/1", "b/2", "b/größe")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xff.png")).write_bytes(b"x")
+    source = open_source(".", base_dir=tmp_path)
+    assert source.table["id"].to_pylist() == ["a/1", "b/2", "b/größe"]
+    assert source.problems == ((r"a/\xff.png", "name is not UTF-8; rename it"),)
+
+
+def test_open_source_class_folder_that_is_not_utf8_is_refused(tmp_path):
+    make_files(tmp_path, "a/1", os.fsdecode(b"\xff/2"))
+    with pytest.raises(SourceError, match=r"class folder \\xff is not UTF-8; rename it"):
+        open_source(".", base_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), r"set: nothing in it; expected a folder for each class"),
+        (("1.png", "2.png"), r"set: 2 files but no class folders"),
+        (("a/1",), r"set: one class only, 'a'; expected two or more"),
+        (("a/1", "b/.hidden"), r"set/b: class folder without any image; put images there"),
+        (("train/a/1", "train/b/2", "val/1.png"), r"set/val: 1 files but no class folders"),
+        (("train/a/1", "train/b/2", "val/c/1"), r"no images in train for 'c', only in val or test"),
+        (("train/a/1", "val/a/2", "validation/b/3"), r"two folders mean one split"),
+        (("train/a/1", "val/a/2", "extra/b/3"), r"splits and other folders \('extra'\)"),
+    ],
+)
+def test_open_source_folder_of_wrong_shape_is_refused(names, words, tmp_path):
+    (tmp_path / "set").mkdir()
+    make_files(tmp_path / "set", *names)
+    with pytest.raises(SourceError, match=words):
+        open_source("set", base_dir=tmp_path)
+
+
+def test_open_source_class_of_problems_alone_is_refused_with_the_first(tmp_path):
+    make_files(tmp_path, "a/1", "b/2")
+    (tmp_path / "b/2").unlink()
+    (tmp_path / "b/2").symlink_to("nowhere")
+    with pytest.raises(
+        SourceError, match=r"b: .*without any image \(first of 1: b/2: link to noth"
+    ):
+        open_source(".", base_dir=tmp_path)
+
+
+def test_open_source_one_class_folder_named_like_a_split_is_a_class(tmp_path):
+    source = open_source(".", base_dir=make_files(tmp_path, "train/1", "plane/2"))
+    assert source.classes == ("plane", "train")
+
+
+def test_open_source_missing_path_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"nothing: does not exist; expected a folder"):
+        open_source("nothing", base_dir=tmp_path)
+
+
+def test_open_source_file_of_unknown_type_is_refused(tmp_path):
+    make_files(tmp_path, "images.xlsx")
+    with pytest.raises(SourceError, match=r"not a list by its name; .* \.csv, \.tsv, \.jsonl"):
+        open_source("images.xlsx", base_dir=tmp_path)
+
+
+def test_open_source_class_list_sets_the_label_order(tmp_path):
+    make_files(tmp_path, "set/a/1", "set/b/2", "set/c/3")
+    (tmp_path / "classes.txt").write_text("c\na\nb\n")
+    source = open_source("set", base_dir=tmp_path, classes_path=Path("classes.txt"))
+    assert source.classes == ("c", "a", "b")
+    assert source.labels.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ("a\n", r"found classes it does not name: 'b', 'c', 'd' and 1 more; make"),
+        ("a\nb\nc\nd\ne\nf\n", r"found none of 'f'; make"),
+        ("a\nb\nc\nd\nf\n", r"does not name: 'e' and none of 'f'"),
+    ],
+)
+def test_open_source_class_list_that_does_not_fit_is_refused(listed, words, tmp_path):
+    make_files(tmp_path, *(f"set/{name}/1" for name in "abcde"))
+    (tmp_path / "classes.txt").write_text(listed)
+    with pytest.raises(SourceError, match=words):
+        open_source("set", base_dir=tmp_path, classes_path=Path("classes.txt"))
+
+
+def test_open_source_list_is_relative_to_its_folder(tmp_path):
+    make_files(tmp_path, "lists/x/1.png", "other/2.png", "3.png")
+    text = f"path,label,split\n{tmp_path}/3.png,10,val\nx/1.png,9,train\n../other/2.png,10,train\n"
+    (tmp_path / "lists/images.CSV").write_text(text)
+    source = open_source("lists/images.CSV", base_dir=tmp_path)
+    assert source.kind == "list"
+    assert source.classes == ("9", "10")
+    assert rows_of(source) == [
+        ("../other/2.png", "10", "train"),
+        (f"{tmp_path}/3.png", "10", "val"),
+        ("x/1.png", "9", "train"),
+    ]
+    assert all(source.path_of(row).is_file() for row in source.table["id"].to_pylist())
+
+
+def test_open_source_listed_paths_that_are_no_files_are_problems(tmp_path):
+    make_files(tmp_path, "1", "2", "folder/3")
+    rows = [{"path": name, "label": label} for name, label in zip("12", "ab", strict=True)]
+    rows += [{"path": "gone", "label": "a"}, {"path": "folder", "label": "b"}]
+    rows += [{"path": "nul\0", "label": "b"}]
+    (tmp_path / "images.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source("images.jsonl", base_dir=tmp_path)
+    assert rows_of(source) == [("1", "a", None), ("2", "b", None)]
+    assert source.problems[:2] == (
+        ("folder", "not a regular file"),
+        ("gone", "no such file or directory"),
+    )
+    [(image_id, reason)] = source.problems[2:]
+    assert image_id == "nul\0"
+    assert "embedded null" in reason
+
+
+def test_open_source_listed_class_without_any_file_is_refused(tmp_path):
+    make_files(tmp_path, "1")
+    (tmp_path / "images.csv").write_text("path,label\n1,a\n2,b\n")
+    with pytest.raises(SourceError, match=r"no file found for the images of 'b', .*2: no such fi"):
+        open_source("images.csv", base_dir=tmp_path)
+
+
+def test_open_source_folder_named_elpv_wins_over_the_packaged_set(tmp_path):
+    make_files(tmp_path / "elpv", "a/1", "b/2")
+    assert open_source("elpv", base_dir=tmp_path).kind == "folders"
+
+
+def test_open_source_elpv_without_the_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "elpv_dataset", None)
+    with pytest.raises(SourceError, match=r"pip install 'bottleneck\[demo\]'"):
+        open_source("elpv", base_dir=tmp_path)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("elpv_dataset") is None, reason="elpv-dataset is not installed"
+)
+def test_open_source_elpv_has_the_counts_of_the_paper(tmp_path):
+    source = open_source("elpv", base_dir=tmp_path)
+    assert summary(source) == {
+        "num_images": 2624,
+        "num_classes": 2,
+        "num_problems": 0,
+        "splits": {},
+        "classes": {"defective": 106 + 715, "functional": 1508 + 295},
+    }
+    assert source.table["id"][0].as_py() == "images/cell0001.png"
+    assert source.path_of("images/cell0001.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_summary_counts_splits_and_classes(tmp_path):
+    make_files(tmp_path, "train/a/1", "train/a/2", "train/b/3", "test/a/4")
+    (tmp_path / "train/a/gone").symlink_to("nowhere")
+    assert summary(open_source(".", base_dir=tmp_path)) == {
+        "num_images": 4,
+        "num_classes": 2,
+        "num_problems": 1,
+        "splits": {"train": 3, "test": 1},
+        "classes": {"a": 3, "b": 1},
+    }
+
+
+def test_describe_is_the_same_wherever_the_source_lies(tmp_path):
+    here = open_source("one", base_dir=make_files(tmp_path, "one/b/2", "one/a/1"))
+    there = open_source("two", base_dir=make_files(tmp_path, "two/a/1", "two/b/2"))
+    assert here.describe() == there.describe()
+    assert json.loads(json.dumps(here.describe()))["classes"] == ["a", "b"]
+
+
+def test_describe_other_rows_of_the_same_number_differ(tmp_path):
+    make_files(tmp_path, "one/a/1", "one/b/2", "two/a/1", "two/b/3")
+    one, two = (open_source(name, base_dir=tmp_path).describe() for name in ("one", "two"))
+    assert one["num_images"] == two["num_images"]
+    assert one["rows_sha256"] != two["rows_sha256"]
