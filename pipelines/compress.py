@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from pipelines.config import CompressConfig
 from pipelines.errors import ConfigError, ImageError, ManifestError, SourceError
-from pipelines.execution.local import num_cores, ordered_map, run_tasks
-from pipelines.images import decode, index, sources, splits
+from pipelines.execution.local import Output, num_cores, ordered_map, run_tasks
+from pipelines.images import decode, duplicates, index, sources
 from pipelines.images.codecs import JpegCodec
 from pipelines.progress import Progress
 from pipelines.storage import atomic, parquet, variants
@@ -47,7 +43,7 @@ _FORMAT_OF_EXTENSION = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Encoded:
     """One image's result: a row, or the reason why there is none."""
 
@@ -97,15 +93,16 @@ def run(
                 raise
             _clear(workspace_dir, folder)
             images, plan = prepare()
-        held = folder.receipts(plan)
+        output = Output(folder, plan)
+        receipts = output.receipts
+        num_held = len(receipts)
         total = images.table.num_rows
-        done = sum(task.stop - task.start for task in plan.tasks if task.shard in held)
-        progress.start("compress", total, "image", done)
-        job = _Job(folder, plan, images, source, config, workers, progress)
-        receipts = run_tasks(folder, plan, job.run, job.check)
-        quarantined = job.quarantined(receipts)
+        progress.start("compress", total, "image", total - sum(map(len, output.missing())))
+        job = _Job(output, images, source, config, workers, progress)
+        run_tasks([output], job.run, job.check)
+        quarantined = job.quarantined()
         _write_quarantine(set_dir, quarantined)
-        if len(held) < len(plan.tasks):
+        if num_held < len(receipts):
             _report(folder, receipts, progress)
     return {
         "stage": "compress",
@@ -114,37 +111,36 @@ def run(
         "num_shards": len(receipts),
         "size_bytes": sum(receipt.size_bytes for receipt in receipts.values()),
         "seconds": round(time.monotonic() - started, 3),
-        "num_resumed_shards": len(held),
+        "num_resumed_shards": num_held,
     }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Job:
     """What a shard's task needs."""
 
-    folder: ShardFolder
-    plan: Plan
+    output: Output
     images: index.Index
     source: sources.Source
     config: CompressConfig
     workers: int
     progress: Progress
 
-    def run(self, task: Task) -> Receipt:
+    def run(self, task: Task, outputs: Sequence[Output]) -> list[Receipt]:
         """Encode and write one shard."""
         bad: list[tuple[str, str]] = []
         stats = {"num_wrong_extension": 0}
         rows = self._rows(task, bad, stats)
-        names = self.plan.details["variants"]
-        receipt = variants.write_shard(self.folder.path, task, names, rows, bad)
-        return Receipt(**{**receipt.__dict__, "quarantined": tuple(bad), "stats": stats})
+        names = self.output.plan.details["variants"]
+        receipt = variants.write_shard(self.output.folder.path, task, names, rows, bad)
+        return [dataclasses.replace(receipt, stats=stats)]
 
-    def check(self, receipts: Mapping[str, Receipt]) -> None:
+    def check(self) -> None:
         """Stop when too large a share of the images is bad."""
-        quarantined = self.quarantined(receipts)
+        quarantined = self.quarantined()
         total = self.images.table.num_rows + len(self.images.problems)
         if len(quarantined) > self.config.max_bad_share * total:
-            path = _write_quarantine(self.folder.path, quarantined)
+            path = _write_quarantine(self.output.folder.path, quarantined)
             name, reason = quarantined[0]
             raise SourceError(
                 f"{self.source.root}: {len(quarantined)} of {total} images cannot be used, more "
@@ -152,13 +148,13 @@ class _Job:
                 f"all in {path}; mend them, or raise --max-bad-share"
             )
 
-    def quarantined(self, receipts: Mapping[str, Receipt]) -> list[tuple[str, str]]:
+    def quarantined(self) -> list[tuple[str, str]]:
         """Return (id, reason) of every image that is left out so far."""
         return self.images.problems + [
             pair
-            for task in self.plan.tasks
-            if task.shard in receipts
-            for pair in receipts[task.shard].quarantined
+            for task in self.output.plan.tasks
+            if task.shard in self.output.receipts
+            for pair in self.output.receipts[task.shard].quarantined
         ]
 
     def _rows(
@@ -298,23 +294,6 @@ def _report(folder: ShardFolder, receipts: Mapping[str, Receipt], progress: Prog
         )
     columns = ["id", "label", "sha256"]
     tables = {shard: parquet.read_table(folder.path / shard, columns) for shard in receipts}
-    table = pa.concat_tables(tables.values())
-    split_of = [splits.SPLITS.index(shard.split("-", 1)[0]) for shard in tables]
-    codes = np.repeat(split_of, [part.num_rows for part in tables.values()])
-    sha256s = np.array(table["sha256"].to_pylist(), object)
-    num_across, example = splits.duplicates_across_splits(sha256s, codes)
-    if example:
-        names = " and ".join(table["id"][row].as_py() for row in example)
-        progress.say(
-            f"{num_across} images stand with the same bytes in more than one split (first: "
-            f"{names}); the splits stay as given, but accuracies on them may flatter"
-        )
-    labels_of: dict[bytes, set[int]] = defaultdict(set)
-    for sha256, label in zip(sha256s, table["label"].to_pylist(), strict=True):
-        labels_of[sha256].add(label)
-    conflicting = [sha256 for sha256, found in labels_of.items() if len(found) > 1]
-    if conflicting:
-        progress.say(
-            f"{len(conflicting)} images stand with the same bytes under different labels "
-            f"(first: {table['id'][int(np.argmax(sha256s == conflicting[0]))].as_py()})"
-        )
+    names = [shard.split("-", 1)[0] for shard in tables]
+    for note in duplicates.notes(names, list(tables.values())):
+        progress.say(note)

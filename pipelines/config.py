@@ -145,7 +145,9 @@ class ExtractConfig(Table):
         0, "Number of output files, at least one a split; 0 follows the variants'.", "0 or more"
     )
     batch_size: Positive = _key(
-        64, "Image versions in one forward pass; part of the cache's settings.", "1 or more"
+        8,
+        "Images in one forward pass, each with all its versions; part of the cache's settings.",
+        "1 or more",
     )
     features_dir: str = _key(
         "features",

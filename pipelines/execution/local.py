@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -45,29 +45,45 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def run_tasks(
-    folder: ShardFolder,
-    plan: Plan,
-    run_one: Callable[[Task], Receipt],
-    check: Callable[[Mapping[str, Receipt]], None] = lambda receipts: None,
-) -> dict[str, Receipt]:
-    """Run the tasks that have no receipt that holds, then publish the manifest.
+class Output:
+    """One folder that a stage fills.
 
-    Args:
+    Attributes:
         folder: where shards and receipts go.
         plan: the published plan.
-        run_one: writes one shard durably; may run twice without harm.
-        check: sees all receipts after each shard and may raise to stop the run.
-
-    Returns:
-        The receipts of all shards.
+        receipts: those that hold, by shard; grows while tasks run.
     """
-    receipts = folder.receipts(plan)
-    check(receipts)
-    for task in plan.tasks:
-        if task.shard not in receipts:
-            receipts[task.shard] = run_one(task)
-            folder.commit(receipts[task.shard])  # a crash loses one shard at most
-            check(receipts)
-    folder.finish(plan, receipts)
-    return receipts
+
+    def __init__(self, folder: ShardFolder, plan: Plan) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.receipts = folder.receipts(plan)
+
+    def missing(self) -> list[Task]:
+        """Return the tasks that have no receipt yet."""
+        return [task for task in self.plan.tasks if task.shard not in self.receipts]
+
+
+def run_tasks(
+    outputs: Sequence[Output],
+    run_one: Callable[[Task, Sequence[Output]], Sequence[Receipt]],
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the tasks that have no receipt that holds, then publish the manifests.
+
+    Args:
+        outputs: folders that are filled in one pass; their plans have the same tasks.
+        run_one: writes one shard of each given output durably; may run twice without harm.
+        check: called at the start and after each shard; may raise to stop the run.
+    """
+    check()
+    for task in outputs[0].plan.tasks:
+        todo = [output for output in outputs if task.shard not in output.receipts]
+        if not todo:
+            continue
+        for output, receipt in zip(todo, run_one(task, todo), strict=True):
+            output.folder.commit(receipt)  # a crash loses one shard at most
+            output.receipts[task.shard] = receipt
+        check()
+    for output in outputs:
+        output.folder.finish(output.plan, output.receipts)

@@ -174,7 +174,8 @@ class JpegCodec:
                 file,
                 "JPEG",
                 quality=qf,
-                subsampling=self.subsampling,
+                # Pillow would write 2 x 2 sampling factors even for a single component.
+                subsampling="4:4:4" if image.mode == "L" else self.subsampling,
                 optimize=False,
                 progressive=False,
             )

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.errors import ManifestError, SourceError
 from pipelines.images import splits
@@ -118,9 +117,7 @@ def _make(
     map_files: Callable[..., Any],
     progress: Progress,
 ) -> Index:
-    labels = source.table["label"].to_numpy()
-    given = _split_codes(source.table["split"])
-    seed = fingerprint["seed"]
+    labels, given, seed = source.labels, source.splits, fingerprint["seed"]
     kept = splits.limit_stratified(labels, given, fingerprint["limit"], seed)
     ids, labels, given = source.table["id"].take(pa.array(kept)), labels[kept], given[kept]
     problems = list(source.problems)
@@ -157,13 +154,6 @@ def _make(
     parquet.write_table(folder / "images.parquet", table)
     atomic.write_json(folder / "index.json", info)
     return Index(table, info)
-
-
-def _split_codes(column: pa.ChunkedArray) -> np.ndarray:
-    """Return int8 indices into `splits.SPLITS`, NO_SPLIT where none is given."""
-    names = pa.array(splits.SPLITS)
-    codes = pc.index_in(column.cast(pa.string()), names)
-    return pc.fill_null(codes, splits.NO_SPLIT).to_numpy().astype(np.int8)
 
 
 def _hash_files(

@@ -39,7 +39,7 @@ _SCALINGS = ("symmetric", "caffe", "torch", "raw", "lite")
 # keras.applications.imagenet_utils.
 _CAFFE_MEAN = np.array([103.939, 116.779, 123.68], dtype=np.float32)
 _TORCH_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-_TORCH_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+_TORCH_INVERSE_STD = np.array([1 / 0.229, 1 / 0.224, 1 / 0.225], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def for_backbone(scaling: str, size: int) -> Protocol:
     Raises:
         ConfigError: the scaling is unknown or the size is not positive.
     """
+    if size < 1:
+        raise ConfigError(f"input size is {size}, expected at least 1")
     if scaling == "lite":
         fraction = size / (size + _EFFICIENTNET_CROP_PADDING)
         return Protocol("efficientnet", size, fraction, "bicubic", scaling, keeps_aspect=True)
@@ -174,7 +176,9 @@ def scale(batch: Any, protocol: Protocol) -> Any:
     """Bring pixels to the range the network was trained with.
 
     Written with operators alone, so that a NumPy array and a tensor (also inside `tf.function`)
-    take the same steps; those steps are the ones of keras.applications' `preprocess_input`.
+    take the same steps and give the same values. They are those of keras.applications'
+    `preprocess_input` within 1e-6: `tf.function` turns a division by a constant into a
+    multiplication, NumPy does not, so this multiplies everywhere.
 
     - symmetric: x / 127.5 - 1
     - caffe: BGR, minus the ImageNet means 103.939, 116.779, 123.68
@@ -195,11 +199,11 @@ def scale(batch: Any, protocol: Protocol) -> Any:
     if getattr(batch.dtype, "name", batch.dtype) != "float32":
         raise TypeError(f"batch is {batch.dtype}, expected float32; cast it on the device")
     if protocol.scaling == "symmetric":
-        return batch / 127.5 - 1.0
+        return batch * (1.0 / 127.5) - 1.0
     if protocol.scaling == "caffe":
         return batch[..., ::-1] - _CAFFE_MEAN
     if protocol.scaling == "torch":
-        return (batch / 255.0 - _TORCH_MEAN) / _TORCH_STD
+        return (batch * (1.0 / 255.0) - _TORCH_MEAN) * _TORCH_INVERSE_STD
     if protocol.scaling == "lite":
-        return (batch - 127.0) / 128.0
+        return (batch - 127.0) * (1.0 / 128.0)
     return batch

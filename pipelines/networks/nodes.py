@@ -6,7 +6,7 @@ Shapes are (height, width, channels) or (channels,), without the batch; all tens
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,7 @@ def front(model: Any, nodes: Sequence[Node]) -> Any:
     if not nodes:
         raise NodeError(f"{model.name}: asked for the front of no node; give at least one")
     outputs = [_operation(model, node).output for node in nodes]
-    return keras.Model(model.inputs, outputs, name=f"{model.name}_front")
+    return keras.Model(model.inputs[0], outputs, name=f"{model.name}_front")
 
 
 def tail(model: Any, node: Node) -> Any:
@@ -146,9 +146,9 @@ def tail(model: Any, node: Node) -> Any:
         node: where to cut.
 
     Returns:
-        A keras Functional model, (batch, *node.shape) to (batch, D), with a copy of the weights;
-        without any when the node itself feeds the classifier. The layers' `trainable` flags are
-        those of the network.
+        A keras Functional model, (batch, *node.shape) to (batch, D), with a copy of the weights
+        and layers under their canonical names; without any weights when the node itself feeds the
+        classifier. The layers' `trainable` flags are those of the network.
 
     Raises:
         NodeError: the network has no such cut, or its classifier sees more than one position.
@@ -164,7 +164,9 @@ def tail(model: Any, node: Node) -> Any:
         features = keras.layers.Identity(name="features")(inputs)
     else:
         shared = keras.Model(start, end)
-        copied = keras.models.clone_model(shared, input_tensors=_like(shared.input, inputs))
+        copied = keras.models.clone_model(
+            shared, input_tensors=_like(shared.input, inputs), clone_function=_renamed(graph)
+        )
         copied.set_weights(shared.get_weights())
         features = copied.outputs[0]
     if len(features.shape) > 2:
@@ -188,7 +190,7 @@ def classifier(model: Any) -> tuple[np.ndarray, np.ndarray]:
     graph = graphs.analyse("", model)
     layer = graph.operations[graph.classifier]
     weights = [np.array(weight, dtype=np.float32) for weight in layer.get_weights()]
-    kernel = weights[0]
+    kernel: Any = weights[0]
     if type(layer).__name__ not in ("Dense", "Conv2D") or graphs.size(kernel.shape[:-2]) != 1:
         raise NodeError(
             f"{model.name}: layer {layer.name!r} is a {type(layer).__name__} with a kernel of "
@@ -197,6 +199,25 @@ def classifier(model: Any) -> tuple[np.ndarray, np.ndarray]:
     kernel = kernel.reshape(kernel.shape[-2:])
     bias = weights[1] if len(weights) > 1 else np.zeros(kernel.shape[-1], dtype=np.float32)
     return kernel, bias
+
+
+def _renamed(graph: Graph) -> Callable[[Any], Any]:
+    """Make a function that copies a layer under its canonical name.
+
+    Keras's own numbers depend on what else the process has built; a checkpoint of a tail must
+    find the same names in the next process.
+    """
+    names = {
+        operation.name: name for operation, name in zip(graph.operations, graph.names, strict=True)
+    }
+
+    def copy(operation: Any) -> Any:
+        config = operation.get_config()
+        if "name" in config:
+            config["name"] = names.get(operation.name, operation.name)
+        return type(operation).from_config(config)
+
+    return copy
 
 
 def _like(structure: Any, tensor: Any) -> Any:

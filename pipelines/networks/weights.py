@@ -74,7 +74,7 @@ def load(model: Any, path: str | Path) -> bool:
                 stored = _pair_in_order(expected, _read_legacy(path, legacy), path)
             else:
                 stored = _pair_by_key(expected, _read_keyed(path, file), path)
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(
             f"{path}: cannot be read as a Keras weights file in HDF5 ({error}); "
             "give the path of a whole .weights.h5 or .h5 file"
@@ -89,7 +89,8 @@ def load(model: Any, path: str | Path) -> bool:
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(
             f"{path}: fits {model.name} by its shapes but Keras cannot load it "
-            f"({str(error).strip().splitlines()[0]}); save the weights again from this network"
+            f"({str(error).strip() or type(error).__name__}); "
+            "save the weights again from this network"
         ) from error
     return has_classifier
 
@@ -260,7 +261,9 @@ def _without_classifier(model: Any) -> Any:
     import keras
 
     graph = graphs.analyse("", model)
-    weighted = [at for at, operation in enumerate(graph.operations) if graphs.has_weights(operation)]
+    weighted = [
+        at for at, operation in enumerate(graph.operations) if graphs.has_weights(operation)
+    ]
     end = min(cut for cut in graph.cuts if cut >= weighted[-2])
     return keras.Model(model.inputs[0], graph.operations[end].output)
 

@@ -33,6 +33,9 @@ class Task:
     start: int
     stop: int
 
+    def __len__(self) -> int:
+        return self.stop - self.start
+
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:

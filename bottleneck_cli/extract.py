@@ -1,0 +1,41 @@
+"""`bottleneck extract`."""
+
+from __future__ import annotations
+
+import click
+
+from bottleneck_cli import console, options
+from pipelines.config import ExtractConfig
+
+_EXAMPLE = """\b
+Example:
+  bottleneck extract --backbone inception_v3 --node avg_pool --node mixed_9
+"""
+
+
+@click.command("extract", epilog=_EXAMPLE)
+@options.stage("extract")
+def command(session: options.Session, config: ExtractConfig) -> None:
+    """Run the frozen network once and keep what it gives at a node.
+
+    Writes features/<node>/ in the workspace: for each image and branch the non-zero activations
+    and their positions, or all of them where that is smaller. `bottleneck nodes` lists the nodes.
+    """
+    from pipelines import extract as stage
+
+    summary = stage.run(session.workspace_dir, config, session.seed, session.console)
+    is_idle = summary["num_resumed_shards"] == summary["num_shards"]
+    num_new = summary["num_images"]
+    lines = [
+        f"extract: {'nothing to do; ' if is_idle else ''}{num_new} images, "
+        f"{summary['num_shards']} shards ({summary['num_resumed_shards']} from before), "
+        f"{console.size(summary['size_bytes'])}, {summary['seconds']:.1f} s"
+    ]
+    for name, node in summary["nodes"].items():
+        shape = "x".join(map(str, node["shape"]))
+        lines.append(
+            f"  {name}: {node['num_branches']} branches of {shape} {node['dtype']}, "
+            f"{console.percent(node['density'])} non-zero, {node['encoding']}, "
+            f"{console.size(node['size_bytes'])}"
+        )
+    session.console.emit(summary, lines)

@@ -1,0 +1,77 @@
+"""What TensorFlow runs on, and the numeric profile that follows from it.
+
+The last bits of a forward pass change with the device, the instruction set, the library, the batch
+shape and the number of threads; together they are the profile under which bytes are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipelines.execution.local import num_cores
+
+_INSTRUCTION_SETS = ("amx_tile", "avx512f", "avx2", "avx", "sse4_2")  # the best one counts
+
+
+def configure() -> dict[str, Any]:
+    """Load TensorFlow quietly, set its threads, let GPU memory grow; return the profile.
+
+    Returns:
+        device ("cpu" or the GPU's name), instruction_set, threads, tensorflow and keras versions.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with _native_stderr_silenced():
+        import tensorflow as tf
+
+    threads = num_cores()
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError:  # already running in this process, with what it was started with
+        threads = tf.config.threading.get_intra_op_parallelism_threads() or threads
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:
+            break
+    device = "cpu"
+    if gpus:
+        device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu")
+    return {
+        "device": device,
+        "instruction_set": _instruction_set(),
+        "threads": threads,
+        "tensorflow": tf.__version__,
+        "keras": metadata.version("keras"),
+    }
+
+
+@contextlib.contextmanager
+def _native_stderr_silenced() -> Iterator[None]:
+    """Drop what TensorFlow's native start-up prints before any log level applies to it."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _instruction_set() -> str:
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return platform.machine()
+    best = next((name for name in _INSTRUCTION_SETS if name in flags), "none")
+    return f"{platform.machine()} {best}"
