@@ -302,7 +302,7 @@ def test_decode_original_16_bit_tiff_of_another_meaning_raises(tag, value):
     entry = data.index(struct.pack("<HHI", tag, 3, 1))
     data[entry + 8 : entry + 10] = struct.pack("<H", value)
 
-    with pytest.raises(ImageError, match=r"expected 16 bits with black as zero|damaged tiff"):
+    with pytest.raises(ImageError, match="expected 16 bits with black as zero"):
         decode_original(bytes(data))
 
 
@@ -337,7 +337,7 @@ def test_decode_original_size_that_pillow_warns_of_is_silent():
 
 
 def test_decode_original_huge_webp_raises():
-    with pytest.raises(ImageError, match=r"megapixels|damaged webp"):
+    with pytest.raises(ImageError, match=r"over 179 megapixels|damaged webp"):
         decode_original(_webp_header(1 << 24, 1 << 7))
 
 

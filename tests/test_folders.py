@@ -117,6 +117,12 @@ def test_read_folders_folder_links_are_followed_once(tmp_path):
     ]
 
 
+def test_read_folders_link_beside_its_folder_gives_way_to_the_folder(tmp_path):
+    make_files(tmp_path, "a/in/1", "b/2")
+    (tmp_path / "a/earlier").symlink_to("in")
+    assert ids_of(tmp_path) == ["a/in/1", "b/2"]
+
+
 def test_read_folders_name_that_is_not_utf8_is_a_problem(tmp_path):
     make_files(tmp_path, "a/1", "b/2", "b/größe")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xff.png")).write_bytes(b"x")

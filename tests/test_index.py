@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipelines.images.index import Index, open_index
 from pipelines.images.sources import Source, open_source
 from pipelines.progress import Silent
 
-# Nine files a class make five hash shards of four at most: 0..3, 4..7 and so on.
+# 18 images, sorted: five hash shards, of 4, 4, 4, 4 and 2.
 NAMES = [f"{name}/{number}" for name in ("cat", "dog") for number in range(9)]
 
 
@@ -299,13 +298,33 @@ def test_open_index_same_inputs_give_the_same_bytes(tmp_path):
     assert files_in(tmp_path / "here_index") == files_in(tmp_path / "there_index")
 
 
-def test_open_index_order_is_split_after_split_shuffled_by_the_seed(tmp_path):
-    source = source_of(make_images(tmp_path / "set"))
-    first, other = (make_index(tmp_path / f"{seed}", source, seed=seed) for seed in (3, 4))
-    assert first.table["split"].to_pylist() == ["train"] * 12 + ["val"] * 3 + ["test"] * 3
-    train = first.table["id"].to_pylist()[:12]
+def test_open_index_order_is_split_after_split_and_shuffled(tmp_path):
+    images = make_index(tmp_path / "index", source_of(make_images(tmp_path / "set")))
+    assert images.table["split"].to_pylist() == ["train"] * 12 + ["val"] * 3 + ["test"] * 3
+    train = images.table["id"].to_pylist()[:12]
     assert train != sorted(train)
-    assert other.table["id"].to_pylist() != first.table["id"].to_pylist()
+
+
+def test_open_index_other_seed_makes_other_splits_and_another_choice(tmp_path):
+    source = source_of(make_images(tmp_path / "set"))
+    for limit in (0, 8):
+        one, other = (
+            splits_of(make_index(tmp_path / f"{limit}-{seed}", source, limit=limit, seed=seed))
+            for seed in (3, 4)
+        )
+        assert (set(one) == set(other)) == (limit == 0)
+        assert one != other
+
+
+def test_open_index_given_splits_stay_and_the_seed_shuffles_inside_them(tmp_path):
+    parts = {"train": 8, "val": 2, "test": 2}
+    names = [
+        f"{part}/{name}/{i}" for part, num in parts.items() for name in "ab" for i in range(num)
+    ]
+    source = source_of(make_images(tmp_path / "set", names))
+    one, other = (make_index(tmp_path / f"{seed}", source, seed=seed) for seed in (3, 4))
+    assert splits_of(one) == splits_of(other) == {name: name.split("/")[0] for name in names}
+    assert one.table["id"].to_pylist() != other.table["id"].to_pylist()
 
 
 def test_index_rows_of_a_split_follow_the_table(tmp_path):
@@ -322,9 +341,3 @@ def test_index_rows_of_an_unknown_split_are_refused(tmp_path):
     images = make_index(tmp_path / "index", source_of(make_images(tmp_path / "set")))
     with pytest.raises(ValueError, match="no split extra"):
         images.rows("extra", 0, 1)
-
-
-def test_open_index_folder_that_cannot_be_made_is_refused(tmp_path):
-    (tmp_path / "index").write_bytes(b"a file in the way")
-    with pytest.raises(ShardError, match=r"index: cannot be made"):
-        make_index(tmp_path / "index", source_of(make_images(tmp_path / "set")))

@@ -65,8 +65,8 @@ class Backbone:
         input_size: side of the square input in pixels.
         protocol: name of the preprocessing that the input must have gone through.
         weights: as asked: `imagenet`, `none` or a path.
-        weights_sha256: over all arrays in model order: path, dtype, shape and bytes, with the
-            layers' canonical names in the paths.
+        weights_sha256: over all arrays in model order: path (the layer's canonical name and the
+            array's index in it), dtype, shape and bytes.
         has_classifier: whether trained classifier weights were loaded.
         num_classes: width of the classifier.
     """
@@ -274,9 +274,11 @@ def _hash_arrays(name: str, model: Any) -> str:
     canonical = graphs.canonical_names(name, operations)
     digest = hashlib.sha256()
     for operation, layer_name in zip(operations, canonical, strict=True):
-        for weight in getattr(operation, "weights", ()):
+        for index, weight in enumerate(getattr(operation, "weights", ())):
+            # Not the weight's own path: Keras numbers unnamed ones (ConvNeXt's scales) through
+            # the process, as it does with layers.
             array = np.ascontiguousarray(weight)
-            path = "/".join([layer_name, *weight.path.split("/")[1:]])
+            path = f"{layer_name}/{index}"
             digest.update(f"{path}\0{array.dtype.str}\0{array.shape}\0".encode())
             digest.update(array.data)
     return digest.hexdigest()

@@ -124,8 +124,8 @@ def front(model: Any, nodes: Sequence[Node]) -> Any:
         nodes: where to cut, at least one.
 
     Returns:
-        A keras Functional model whose output is a list, one (batch, *node.shape) tensor a node in
-        the order asked, also when there is one node only.
+        A keras Functional model whose output is a dict, canonical node name to a tensor
+        (batch, *node.shape), also when there is one node only.
 
     Raises:
         NodeError: no node is given, or the network has no layer of that name.
@@ -134,7 +134,7 @@ def front(model: Any, nodes: Sequence[Node]) -> Any:
 
     if not nodes:
         raise NodeError(f"{model.name}: asked for the front of no node; give at least one")
-    outputs = [_operation(model, node).output for node in nodes]
+    outputs = {node.name: _operation(model, node).output for node in nodes}
     return keras.Model(model.inputs[0], outputs, name=f"{model.name}_front")
 
 

@@ -1,0 +1,71 @@
+"""history.jsonl: a line per evaluation, cut back to the checkpoint when a run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipelines.storage import atomic
+
+
+class History:
+    """The evaluations of a run, and the same numbers for TensorBoard.
+
+    Attributes:
+        length: lines that are there.
+    """
+
+    def __init__(self, path: Path, tensorboard_dir: Path) -> None:
+        """Open a history.
+
+        Args:
+            path: history.jsonl; made when missing.
+            tensorboard_dir: made anew from the history, so that a resumed run has no line twice.
+        """
+        self._path = path
+        self._tensorboard_dir = tensorboard_dir
+        self._writers: dict[str, Any] = {}
+        self._lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.length = len(self._lines)
+
+    def cut(self, length: int) -> None:
+        """Drop the lines behind `length`, which the replayed steps will write again."""
+        self._lines = self._lines[:length]
+        self.length = len(self._lines)
+        atomic.write_bytes(self._path, "".join(f"{line}\n" for line in self._lines).encode())
+        self.close()
+        shutil.rmtree(self._tensorboard_dir, ignore_errors=True)
+        for line in self._lines:
+            self._to_tensorboard(json.loads(line))
+
+    def append(self, evaluation: dict[str, Any]) -> None:
+        """Write one evaluation durably."""
+        line = json.dumps(evaluation, allow_nan=False)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines.append(line)
+        self.length = len(self._lines)
+        self._to_tensorboard(evaluation)
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard files."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+    def _to_tensorboard(self, evaluation: dict[str, Any]) -> None:
+        import tensorflow as tf
+
+        model = evaluation["model"]
+        if model not in self._writers:
+            folder = str(self._tensorboard_dir / model)
+            self._writers[model] = tf.summary.create_file_writer(folder)
+        with self._writers[model].as_default(step=evaluation["step"]):
+            for name, value in evaluation.items():
+                if name not in ("model", "step") and value is not None:
+                    tf.summary.scalar(name, value)

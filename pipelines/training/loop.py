@@ -1,0 +1,262 @@
+"""Training one model of a run from the cache, resumable at every evaluation.
+
+Everything that decides the next step (weights, optimiser, step, plateau, length of the history) is
+in the last checkpoint; the order of the images is a pure function of (seed, epoch, step). A run
+that was killed replays the steps since then and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.analysis import metrics
+from pipelines.errors import TrainingError
+from pipelines.networks.topology import Topology
+from pipelines.storage.cache import SplitReader
+from pipelines.training import checkpoints
+from pipelines.training.history import History
+from pipelines.training.schedule import MAX_EVAL_STEPS, Plateau
+
+_OPTIMIZER = "optimizer/"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one training is run with.
+
+    Attributes:
+        epochs: most passes over the train split.
+        batch_size: images a step.
+        learning_rate: constant.
+        eval_every: steps between evaluations; 0 for 2,000 or one epoch, the shorter.
+        patience: epochs without a better validation accuracy that end it.
+        seed: of the order.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    eval_every: int
+    patience: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        num_steps: steps taken.
+        best_val_top1: accuracy of the best checkpoint on val, 0..1.
+    """
+
+    num_steps: int
+    best_val_top1: float
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where one model's checkpoints are."""
+
+    last: Path
+    best: Path
+
+    @classmethod
+    def of(cls, run_dir: Path, model: str) -> Paths:
+        """Return the paths of a run's model, "topology" or "default"."""
+        folder = run_dir / "checkpoints"
+        return cls(folder / f"{model}-last.npz", folder / f"{model}-best.npz")
+
+
+@dataclass
+class _State:
+    step: int
+    plateau: Plateau
+    is_finished: bool
+    history_length: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best_val_top1": self.plateau.best,
+            "best_step": self.plateau.best_step,
+            "is_finished": self.is_finished,
+            "history_length": self.history_length,
+        }
+
+
+class Trainer:
+    """Trains one model of a run."""
+
+    def __init__(
+        self,
+        name: str,
+        topology: Topology,
+        train: SplitReader,
+        val: SplitReader,
+        settings: Settings,
+        paths: Paths,
+        history: History,
+    ) -> None:
+        """Prepare a training; nothing is written yet.
+
+        Args:
+            name: "topology" or "default", as it stands in the history.
+            topology: the model, as it starts.
+            train: images to learn from.
+            val: images to select the best checkpoint on.
+            settings: what it is run with.
+            paths: of the checkpoints.
+            history: where evaluations are written.
+        """
+        import keras
+
+        self._name, self._topology = name, topology
+        self._train, self._val = train, val
+        self._settings, self._paths, self._history = settings, paths, history
+        self._optimizer = keras.optimizers.SGD(settings.learning_rate)
+        self._optimizer.build(topology.trainable_variables)
+        self._step_function = _compile_step(topology, self._optimizer)
+        self._logits = compile_logits(topology)
+        self.steps_per_epoch = train.num_steps(settings.batch_size)
+        self._eval_every = settings.eval_every or min(MAX_EVAL_STEPS, self.steps_per_epoch)
+        patience_steps = settings.patience * self.steps_per_epoch
+        self._state = _State(0, Plateau(patience_steps), False, history.length)
+
+    def run(self, on_step: Callable[[int], None]) -> Outcome:
+        """Train until the plateau or the last epoch, from the last checkpoint on.
+
+        Args:
+            on_step: told how many steps were taken, those of earlier runs first.
+
+        Raises:
+            TrainingError: the loss is not a finite number, or a checkpoint is damaged.
+        """
+        if self._paths.last.exists():
+            self._restore()
+        self._history.cut(self._state.history_length)
+        on_step(self._state.step)
+        if self._state.step == 0 and not self._paths.last.exists():
+            self._evaluate([], [])
+        num_steps = self._settings.epochs * self.steps_per_epoch
+        losses: list[float] = []
+        hits: list[float] = []
+        for features, labels in self._batches():
+            if self._state.is_finished:
+                break
+            loss, top1 = self._step_function(features, labels)
+            losses.append(float(loss))
+            hits.append(float(top1))
+            self._state.step += 1
+            if not np.isfinite(losses[-1]):
+                raise TrainingError(
+                    f"the loss of {self._name} is {losses[-1]} at step {self._state.step}; "
+                    "lower --learning-rate (the last good checkpoint is kept)"
+                )
+            on_step(1)
+            is_last = self._state.step == num_steps
+            if self._state.step % self._eval_every == 0 or is_last:
+                self._state.is_finished = is_last
+                self._evaluate(losses, hits)
+                losses, hits = [], []
+        return Outcome(self._state.step, self._state.plateau.best)
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        size = self._settings.batch_size
+        first_epoch, first_step = divmod(self._state.step, self.steps_per_epoch)
+        for epoch in range(first_epoch, self._settings.epochs):
+            start = first_step if epoch == first_epoch else 0
+            for batch in self._train.epoch(size, self._settings.seed, epoch, start):
+                yield batch.features, batch.labels
+
+    def _evaluate(self, losses: list[float], hits: list[float]) -> None:
+        """Judge the model on val, write the history's line and the checkpoints."""
+        ranks, val_loss = [], 0.0
+        for batch in self._val.in_order(self._settings.batch_size):
+            logits = self._logits(batch.features).numpy()
+            ranks.append(metrics.label_ranks(logits, batch.labels))
+            val_loss += float(_cross_entropy(logits, batch.labels).sum())
+        all_ranks = np.concatenate(ranks)
+        top1 = metrics.top_k_accuracy(all_ranks, 1)
+        state = self._state
+        is_better = state.plateau.is_better(top1)
+        state.plateau = state.plateau.after(state.step, top1)
+        state.is_finished = state.is_finished or state.plateau.is_over(state.step)
+        self._history.append(
+            {
+                "model": self._name,
+                "step": state.step,
+                "epoch": round(state.step / self.steps_per_epoch, 6),
+                "learning_rate": self._settings.learning_rate,
+                "train_loss": float(np.mean(losses)) if losses else None,
+                "train_top1": float(np.mean(hits)) if hits else None,
+                "val_loss": val_loss / len(all_ranks),
+                "val_top1": top1,
+                "val_top5": metrics.top5_or_none(all_ranks, logits.shape[1]),
+            }
+        )
+        state.history_length = self._history.length
+        if is_better:
+            checkpoints.save(self._paths.best, self._topology.weights(), state.to_json())
+        optimizer = {
+            f"{_OPTIMIZER}{i:04d}": np.array(variable)
+            for i, variable in enumerate(self._optimizer.variables)
+        }
+        weights = self._topology.weights()
+        checkpoints.save(self._paths.last, {**weights, **optimizer}, state.to_json())
+
+    def _restore(self) -> None:
+        arrays, value = checkpoints.load(self._paths.last)
+        self._topology.assign(arrays)
+        for i, variable in enumerate(self._optimizer.variables):
+            variable.assign(arrays[f"{_OPTIMIZER}{i:04d}"])
+        patience_steps = self._state.plateau.patience_steps
+        self._state = _State(
+            value["step"],
+            Plateau(patience_steps, value["best_val_top1"], value["best_step"]),
+            value["is_finished"],
+            value["history_length"],
+        )
+
+
+def compile_logits(topology: Topology) -> Callable[[np.ndarray], Any]:
+    """Return a compiled forward pass: features (batch, branches, *shape) -> float32 logits."""
+    import tensorflow as tf
+
+    return tf.function(lambda features: topology.logits(features, False), reduce_retracing=True)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return the evaluations of a run, a dict each, in order."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _compile_step(topology: Topology, optimizer: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
+    import tensorflow as tf
+
+    variables = topology.trainable_variables
+
+    @tf.function(reduce_retracing=True)
+    def step(features: Any, labels: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            logits = topology.logits(features, True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        optimizer.apply(gradients, variables)
+        hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
+        return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
+
+    return step
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return float64 (batch,) losses in nats from float32 (batch, classes) logits."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    return log_sum - shifted[np.arange(len(labels)), labels]
