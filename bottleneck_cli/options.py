@@ -60,18 +60,22 @@ def stage(table: str) -> Callable[[Command], Command]:
 
 
 def common(command: Command) -> Command:
-    """Add the flags that all commands have."""
+    """Add the workspace and the flags that all commands have."""
+    return click.option(
+        "-C",
+        "--workspace",
+        "directory",
+        default=".",
+        metavar="DIR",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="The workspace.  [default: the current folder]",
+    )(common_flags(command))
+
+
+def common_flags(command: Command) -> Command:
+    """Add the flags that all commands have, but the workspace."""
     fields = GlobalConfig.model_fields
     decorators = [
-        click.option(
-            "-C",
-            "--workspace",
-            "directory",
-            default=".",
-            metavar="DIR",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="The workspace.  [default: the current folder]",
-        ),
         click.option("--seed", metavar="N", help=_help(fields["seed"])),
         click.option(
             "--json",

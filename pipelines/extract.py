@@ -76,6 +76,9 @@ def run(
         ShardError: a shard is damaged, or the disk refuses.
     """
     started = time.monotonic()
+    if config.weights not in (backbones.IMAGENET, backbones.NONE):
+        path = workspace_dir / config.weights
+        config = config.model_copy(update={"weights": str(path)})
     source = _open_variants(workspace_dir, config)
     features_dir = workspace_dir / config.features_dir
     asked = _asked_fingerprint(source, config, seed)
@@ -272,6 +275,7 @@ def _prepare(
             details = {
                 **_choose_layout(probe[i], node.shape, source.branches, config),
                 "node": node.name,
+                "weights": config.weights,
                 "blocks": list(blocks.blocks_behind(backbone.name, backbone.model, node)),
                 "classes": source.plan.details["classes"],
                 "split_note": source.plan.details["note"],

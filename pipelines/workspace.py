@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 
 from pipelines.config import TABLES, GlobalConfig, Table
 from pipelines.errors import ConfigError
+from pipelines.storage import atomic
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,6 +74,44 @@ def global_config(content: Mapping[str, Any], flags: Mapping[str, Any]) -> Globa
     """Merge the keys outside any table with the flags every command has."""
     outer = {key: value for key, value in content.items() if key not in TABLES}
     return _build(GlobalConfig, outer, flags, f"{FILE_NAME}: ")
+
+
+def create(
+    directory: Path, compress: Mapping[str, Any], comments: Sequence[str], seed: int
+) -> None:
+    """Write a bottleneck.toml that holds every key, commented where it has its default.
+
+    Args:
+        directory: the workspace; made when missing.
+        compress: keys of [compress] that are set.
+        comments: what was found, for the head of the file.
+        seed: set when it is not the default.
+    """
+    lines = [
+        "# Settings of this workspace; every key is also a flag of its command, and flags win.",
+        *(f"# {line}" for line in comments),
+        "",
+        *_key_lines(GlobalConfig, {"seed": seed} if seed else {}),
+    ]
+    for name, model in TABLES.items():
+        lines += [f"[{name}]", *_key_lines(model, compress if name == "compress" else {})]
+    atomic.make_folder(directory)
+    atomic.write_bytes(directory / FILE_NAME, "\n".join(lines).encode("utf-8"))
+
+
+def _key_lines(model: type[Table], given: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        value = given.get(key, field.default)
+        text = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        note = f"# {field.description} Allowed: {_allowed(model, key)}."
+        lines += [
+            *textwrap.wrap(note, 96, subsequent_indent="# "),
+            ("" if key in given else "# ") + text,
+            "",
+        ]
+    return lines
 
 
 def _build(

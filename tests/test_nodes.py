@@ -38,7 +38,7 @@ def model_of(name):
     return backbones.load(name, "none", seed=7).model
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def small_model(builder, side):
     import keras
 
@@ -46,11 +46,13 @@ def small_model(builder, side):
     model = getattr(keras.applications, builder)(
         input_shape=(side, side, 3), weights=None, classes=5
     )
-    # Shift every weight, so that one not copied (a bias of zero, a variance of one) shows.
+    # Kernels are random; biases and statistics are all 0 or 1, so one not copied would not show.
     generator = np.random.default_rng(2)
-    model.set_weights(
-        [w + generator.uniform(0.01, 0.1, w.shape).astype(w.dtype) for w in model.get_weights()]
-    )
+    values = [
+        w + (w.ndim == 1) * generator.uniform(-0.1, 0.1, w.shape).astype(w.dtype)
+        for w in model.get_weights()
+    ]
+    model.set_weights(values)
     return model
 
 
@@ -69,9 +71,8 @@ def assert_cut_changes_nothing(name, model, num_cuts):
     predicted = np.asarray(model(images))
     maps = nodes.front(model, picked)(images)
     kernel, bias = nodes.classifier(model)
-    wanted = np.asarray(
-        nodes.tail(model, every[-1])(nodes.front(model, [every[-1]])(images)[every[-1].name])
-    )
+    # The last node feeds the classifier; the check of the prediction below ties it to the network.
+    wanted = np.asarray(maps[every[-1].name]).reshape(2, -1)
     for node in picked:
         tail = nodes.tail(model, node)
         assert tuple(maps[node.name].shape) == (2, *node.shape)
@@ -218,7 +219,7 @@ def test_tail_behind_front_equals_whole_network(builder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tail_behind_front_equals_whole_network_in_every_family(name):
-    assert_cut_changes_nothing(name, small_model(*FAMILIES[name]), num_cuts=5)
+    assert_cut_changes_nothing(name, small_model(*FAMILIES[name]), num_cuts=3)
 
 
 def test_tail_behind_front_of_lite0_equals_whole_network():

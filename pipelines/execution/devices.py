@@ -54,6 +54,13 @@ def configure() -> dict[str, Any]:
     }
 
 
+def make_deterministic() -> None:
+    """Let TensorFlow run only operations that give the same numbers every time."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+
+
 @contextlib.contextmanager
 def _native_stderr_silenced() -> Iterator[None]:
     """Drop what TensorFlow's native start-up prints before any log level applies to it."""

@@ -87,9 +87,9 @@ def load(model: Any, path: str | Path) -> bool:
         with _named(path, suffix) as named:
             target.load_weights(str(named))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise WeightsError(
-            f"{path}: fits {model.name} by its shapes but Keras cannot load it "
-            f"({str(error).strip() or type(error).__name__}); "
+            f"{path}: fits {model.name} by its shapes but Keras cannot load it ({reason}); "
             "save the weights again from this network"
         ) from error
     return has_classifier

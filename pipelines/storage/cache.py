@@ -131,6 +131,38 @@ class FeatureCache:
         return reader
 
 
+def find_cache(features_dir: Path, node: str) -> FeatureCache:
+    """Open the cache of a node, by any spelling of its name, or the only one there is.
+
+    Args:
+        features_dir: the folder of the caches.
+        node: a node's name; empty for the only cache.
+
+    Raises:
+        ManifestError: there is no such cache, or several and none is named.
+    """
+    found = sorted(path.parent for path in features_dir.glob("*/plan.json"))
+    names = ", ".join(path.name for path in found)
+    if not found:
+        raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract` first")
+    if node:
+        wanted = _loosely(node)
+        matching = [path for path in found if _loosely(path.name) == wanted]
+        if not matching:
+            raise ManifestError(
+                f"{features_dir}: no cache of node {node}; there are {names}; "
+                f"run `bottleneck extract --node {node}` first"
+            )
+        return FeatureCache(matching[0])
+    if len(found) > 1:
+        raise ManifestError(f"{features_dir}: several caches; choose one with --node: {names}")
+    return FeatureCache(found[0])
+
+
+def _loosely(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
 class SplitReader:
     """Batches of one split, in training order or in the plan's.
 
@@ -167,6 +199,11 @@ class SplitReader:
             maps[first:last], labels[first:last] = self._decode(table), table["label"].to_numpy()
             first = last
         self._loaded = (maps, labels)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Tell whether the split is in memory."""
+        return self._loaded is not None
 
     def num_steps(self, batch_size: int) -> int:
         """Return the steps of one epoch; the last batch may be smaller."""

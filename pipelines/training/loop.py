@@ -7,7 +7,6 @@ that was killed replays the steps since then and ends with the same weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +57,21 @@ class Outcome:
 
     num_steps: int
     best_val_top1: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model does on one split.
+
+    Attributes:
+        loss: mean cross entropy in nats.
+        top1: accuracy, 0..1.
+        top5: the same within the five highest; None at five classes or fewer.
+    """
+
+    loss: float
+    top1: float
+    top5: float | None
 
 
 @dataclass(frozen=True)
@@ -129,11 +143,12 @@ class Trainer:
         patience_steps = settings.patience * self.steps_per_epoch
         self._state = _State(0, Plateau(patience_steps), False, history.length)
 
-    def run(self, on_step: Callable[[int], None]) -> Outcome:
+    def run(self, on_start: Callable[[int], None], on_step: Callable[[], None]) -> Outcome:
         """Train until the plateau or the last epoch, from the last checkpoint on.
 
         Args:
-            on_step: told how many steps were taken, those of earlier runs first.
+            on_start: told the step from which this start goes on.
+            on_step: called after each step.
 
         Raises:
             TrainingError: the loss is not a finite number, or a checkpoint is damaged.
@@ -141,7 +156,7 @@ class Trainer:
         if self._paths.last.exists():
             self._restore()
         self._history.cut(self._state.history_length)
-        on_step(self._state.step)
+        on_start(self._state.step)
         if self._state.step == 0 and not self._paths.last.exists():
             self._evaluate([], [])
         num_steps = self._settings.epochs * self.steps_per_epoch
@@ -159,7 +174,7 @@ class Trainer:
                     f"the loss of {self._name} is {losses[-1]} at step {self._state.step}; "
                     "lower --learning-rate (the last good checkpoint is kept)"
                 )
-            on_step(1)
+            on_step()
             is_last = self._state.step == num_steps
             if self._state.step % self._eval_every == 0 or is_last:
                 self._state.is_finished = is_last
@@ -177,16 +192,10 @@ class Trainer:
 
     def _evaluate(self, losses: list[float], hits: list[float]) -> None:
         """Judge the model on val, write the history's line and the checkpoints."""
-        ranks, val_loss = [], 0.0
-        for batch in self._val.in_order(self._settings.batch_size):
-            logits = self._logits(batch.features).numpy()
-            ranks.append(metrics.label_ranks(logits, batch.labels))
-            val_loss += float(_cross_entropy(logits, batch.labels).sum())
-        all_ranks = np.concatenate(ranks)
-        top1 = metrics.top_k_accuracy(all_ranks, 1)
+        evaluation = evaluate(self._logits, self._val, self._settings.batch_size)
         state = self._state
-        is_better = state.plateau.is_better(top1)
-        state.plateau = state.plateau.after(state.step, top1)
+        is_better = state.plateau.is_better(evaluation.top1)
+        state.plateau = state.plateau.after(state.step, evaluation.top1)
         state.is_finished = state.is_finished or state.plateau.is_over(state.step)
         self._history.append(
             {
@@ -196,9 +205,9 @@ class Trainer:
                 "learning_rate": self._settings.learning_rate,
                 "train_loss": float(np.mean(losses)) if losses else None,
                 "train_top1": float(np.mean(hits)) if hits else None,
-                "val_loss": val_loss / len(all_ranks),
-                "val_top1": top1,
-                "val_top5": metrics.top5_or_none(all_ranks, logits.shape[1]),
+                "val_loss": evaluation.loss,
+                "val_top1": evaluation.top1,
+                "val_top5": evaluation.top5,
             }
         )
         state.history_length = self._history.length
@@ -232,9 +241,22 @@ def compile_logits(topology: Topology) -> Callable[[np.ndarray], Any]:
     return tf.function(lambda features: topology.logits(features, False), reduce_retracing=True)
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the evaluations of a run, a dict each, in order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def evaluate(
+    logits_of: Callable[[np.ndarray], Any], reader: SplitReader, batch_size: int
+) -> Evaluation:
+    """Judge a model on all images of a split."""
+    ranks, loss_sum, num_classes = [], 0.0, 0
+    for batch in reader.in_order(batch_size):
+        logits = logits_of(batch.features).numpy()
+        ranks.append(metrics.label_ranks(logits, batch.labels))
+        loss_sum += float(_cross_entropy(logits, batch.labels).sum())
+        num_classes = logits.shape[1]
+    every = np.concatenate(ranks)
+    return Evaluation(
+        loss_sum / len(every),
+        metrics.top_k_accuracy(every, 1),
+        metrics.top5_or_none(every, num_classes),
+    )
 
 
 def _compile_step(topology: Topology, optimizer: Any) -> Callable[[np.ndarray, np.ndarray], Any]:

@@ -1,0 +1,87 @@
+"""The two models of a run, built from what its run.json and its cache say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pipelines.errors import ManifestError, TrainingError
+from pipelines.networks import backbones, nodes
+from pipelines.networks.topology import Topology
+from pipelines.storage.cache import FeatureCache
+from pipelines.storage.variants import ORIGINAL
+
+_WNID = re.compile(r"n\d{8}")  # WordNet IDs, the class names of ImageNet's folders
+
+
+def load_backbone(cache: FeatureCache) -> backbones.Backbone:
+    """Load the network that a cache was made with.
+
+    Raises:
+        ManifestError: the weights are not those of the cache.
+        WeightsError: they cannot be loaded.
+    """
+    made, weights = cache.fingerprint, str(cache.details["weights"])
+    backbone = backbones.load(made["backbone"], weights, made.get("weights_seed", 0))
+    if backbone.weights_sha256 != made["weights_sha256"]:
+        raise ManifestError(
+            f"{cache.path}: made with other weights than {weights} has now; "
+            "bring those back, or extract again with --overwrite"
+        )
+    return backbone
+
+
+def build(
+    backbone: backbones.Backbone,
+    cache: FeatureCache,
+    branches: Sequence[str],
+    gradients: str,
+    head_init: str,
+    seed: int,
+) -> Topology:
+    """Build a model as it starts: the tail with the backbone's weights, the head as asked.
+
+    Args:
+        backbone: the whole network.
+        cache: the cache it will read.
+        branches: of the model; `("original",)` gives the default model.
+        gradients: "original" or "all".
+        head_init: "random" or "pretrained".
+        seed: of the random head.
+
+    Raises:
+        TrainingError: the settings do not go together.
+    """
+    node = nodes.find_node(backbone.name, backbone.model, cache.node)
+    topology = Topology(backbone, node, branches, len(cache.classes), gradients, seed)
+    if head_init == "pretrained":
+        check_own_classes(backbone, cache.classes)
+        if ORIGINAL not in branches:
+            raise TrainingError("head-init pretrained, but the branches lack original; add it")
+        topology.set_pretrained_head(*nodes.classifier(backbone.model))
+    return topology
+
+
+def check_own_classes(backbone: backbones.Backbone, classes: Sequence[str]) -> None:
+    """Check that the images' classes are those of the backbone's own classifier.
+
+    ImageNet's 1,000 classes are known by their WordNet IDs in ascending order, which is the order
+    of the outputs of every network here.
+
+    Raises:
+        TrainingError: they are not, or the weights came without a classifier.
+    """
+    if not backbone.has_classifier:
+        raise TrainingError(
+            f"{backbone.name}: its weights came without a classifier; "
+            "use --default trained and --head-init random"
+        )
+    is_imagenet = all(_WNID.fullmatch(name) for name in classes) and list(classes) == sorted(
+        classes
+    )
+    if len(classes) != backbone.num_classes or not is_imagenet:
+        raise TrainingError(
+            f"{len(classes)} classes ({', '.join(classes[:3])}, ...) are not the "
+            f"{backbone.num_classes} that {backbone.name} was trained on (WordNet IDs, ascending); "
+            "use --default trained and --head-init random"
+        )

@@ -1,0 +1,101 @@
+"""Runs on disk: runs/<name>/run.json says what a run is, runs/latest.json which one came last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import ManifestError, TrainingError
+from pipelines.storage import atomic
+
+FORMAT_VERSION = 1
+RUN, HISTORY, SUMMARY, RESULTS = "run.json", "history.jsonl", "summary.json", "results.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run was trained from and as what.
+
+    Attributes:
+        fingerprint: settings and cache; compared when the run is started again.
+        node: the pivotal node.
+        blocks: names of the trained blocks, from the front to FC.
+        block_number: k, the place of this run in its chain of --start-from, counted from 1.
+        classes: class names in the order of the labels.
+        branches: branches of the topology.
+        default_kind: "trained" or "pretrained".
+        features_dir: the cache's folder, relative to the workspace where it is inside.
+        seed: of the orders and random starts.
+    """
+
+    fingerprint: Mapping[str, Any]
+    node: str
+    blocks: tuple[str, ...]
+    block_number: int
+    classes: tuple[str, ...]
+    branches: tuple[str, ...]
+    default_kind: str
+    features_dir: str
+    seed: int
+
+
+def folder_of(workspace_dir: Path, name: str) -> Path:
+    """Return the folder of a run."""
+    return workspace_dir / "runs" / name
+
+
+def write(workspace_dir: Path, name: str, run: Run) -> None:
+    """Publish a run and point `latest` at it."""
+    folder = folder_of(workspace_dir, name)
+    atomic.make_folder(folder / "checkpoints")
+    atomic.write_json(folder / RUN, {"format_version": FORMAT_VERSION, **asdict(run)})
+    point_latest(workspace_dir, name)
+
+
+def point_latest(workspace_dir: Path, name: str) -> None:
+    """Make a run the one that eval takes when none is named."""
+    atomic.write_json(workspace_dir / "runs" / "latest.json", {"run": name})
+
+
+def read(workspace_dir: Path, name: str) -> Run:
+    """Read what a run is.
+
+    Raises:
+        TrainingError: there is no such run.
+        ManifestError: run.json is damaged, or of a newer version.
+    """
+    path = folder_of(workspace_dir, name) / RUN
+    if not path.exists():
+        known = sorted(p.parent.name for p in path.parent.parent.glob(f"*/{RUN}"))
+        raise TrainingError(
+            f"{path.parent}: no such run; "
+            + (f"there are {', '.join(known)}" if known else "run `bottleneck train-tail` first")
+        )
+    value = atomic.read_json(path)
+    version = value.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise ManifestError(
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; "
+            "train the run again, or update the program"
+        )
+    try:
+        lists = {key: tuple(value[key]) for key in ("blocks", "classes", "branches")}
+        return Run(**{**value, **lists})
+    except (KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: damaged: {error!r}; train the run again") from error
+
+
+def latest(workspace_dir: Path) -> str:
+    """Return the name of the run that was trained last.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    path = workspace_dir / "runs" / "latest.json"
+    if not path.exists():
+        raise TrainingError(
+            f"{workspace_dir / 'runs'}: no run yet; run `bottleneck train-tail` first"
+        )
+    return str(atomic.read_json(path)["run"])
