@@ -37,18 +37,8 @@ def command(directory: Path, backbone: str | None, **flags: Any) -> None:
     from pipelines.networks import backbones, nodes
 
     model = backbones.load(name, backbones.NONE, session.seed).model
-    fields = (
-        "name",
-        "shape",
-        "num_values",
-        "size_bytes",
-        "tail_params",
-        "tail_macs_share",
-        "block",
-    )
-    found = [
-        {field: dataclasses.asdict(node)[field] for field in fields}
-        for node in nodes.list_nodes(name, model)
-    ]
+    found = [dataclasses.asdict(node) for node in nodes.list_nodes(name, model)]
+    for node in found:
+        del node["layer_name"]  # Keras's own spelling, which changes from process to process
     summary = {"backbone": name, "nodes": found}
     session.console.emit(summary, tables.nodes(summary))

@@ -28,8 +28,8 @@ def results(values: Mapping[str, Any]) -> list[str]:
         f"({values['protocol']} protocol{note}), default model {values['default_kind']}",
         *columns(["", "top-1", "top-5"], rows),
         f"gain {100 * gain['top1']:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
-        f"gained {values['type_a']} (A), lost {values['type_b']} (B), others {values['type_c']} (C); "
-        f"McNemar's exact p = {values['mcnemar_p']:.3g}",
+        f"gained {values['type_a']} (A), lost {values['type_b']} (B), "
+        f"others {values['type_c']} (C); McNemar's exact p = {values['mcnemar_p']:.3g}",
         _verdict(gain["top1"], values["mcnemar_p"]),
     ]
 

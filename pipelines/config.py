@@ -126,7 +126,7 @@ class ExtractConfig(Table):
     node: Names = _key(
         (),
         "The pivotal node to cut at; give it again for more nodes in one pass. "
-        "Without it, the last one, in front of the decision layer.",
+        "Without it, the one that the decision layer reads.",
         "names that `bottleneck nodes` prints",
         metavar="NAME",
         repeat=True,

@@ -240,7 +240,9 @@ def _prepare(
     chosen = _choose_nodes(backbone, config.node)
     protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)
     front = nodes.front(backbone.model, chosen)
-    run_forward = forward.build(front, protocol, config.batch_size, len(source.branches))
+    run_forward = forward.build(
+        front, [node.name for node in chosen], protocol, config.batch_size, len(source.branches)
+    )
     prepare = partial(
         forward.prepare,
         branches=source.branches,

@@ -54,12 +54,17 @@ def prepare(
 
 
 def build(
-    front: Any, protocol: preprocess.Protocol, num_images: int, num_branches: int
+    front: Any,
+    names: Sequence[str],
+    protocol: preprocess.Protocol,
+    num_images: int,
+    num_branches: int,
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Compile the frozen part for one batch shape.
 
     Args:
-        front: keras model from scaled images to a list of feature maps.
+        front: keras model from scaled images to feature maps by node name.
+        names: of the nodes, in the order wanted.
         protocol: of the backbone; only uint8 goes to the device, scaling happens there.
         num_images: images a batch.
         num_branches: versions an image.
@@ -77,7 +82,8 @@ def build(
         images = tf.reshape(pixels, (num_images * num_branches, *shape[2:]))
         outputs = front(preprocess.scale(tf.cast(images, tf.float32), protocol), training=False)
         return [
-            tf.reshape(output, (num_images, num_branches, *output.shape[1:])) for output in outputs
+            tf.reshape(outputs[name], (num_images, num_branches, *outputs[name].shape[1:]))
+            for name in names
         ]
 
     return lambda pixels: [output.numpy() for output in run(tf.constant(pixels))]

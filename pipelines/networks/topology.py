@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import TrainingError
-from pipelines.networks import graph as graphs
 from pipelines.networks import nodes
 from pipelines.networks.backbones import Backbone
 from pipelines.storage.variants import ORIGINAL
@@ -67,7 +66,7 @@ class Topology:
         values = _random_uniform(seed, (width, num_classes)) * limit
         self._kernel = keras.Variable(values.astype(np.float32), name="kernel")
         self._bias = keras.Variable(np.zeros(num_classes, np.float32), name="bias")
-        self._names = _tail_names(backbone, self._tail)
+        self._names = _tail_names(self._tail)
 
     def logits(self, features: Any, is_training: bool) -> Any:
         """Run tail and head.
@@ -155,20 +154,15 @@ class Topology:
         self._bias.assign(bias)
 
 
-def _tail_names(backbone: Backbone, tail: Any) -> list[str]:
-    """Name the tail's weights by canonical layer names, in the order of `tail.weights`."""
-    operations = graphs.analyse(backbone.name, backbone.model)
-    canonical = {
-        operation.name: name
-        for operation, name in zip(operations.operations, operations.names, strict=True)
-    }
-    names = []
-    for layer in tail.layers:
-        for weight in layer.weights:
-            inner = weight.path.split("/", 1)[-1]
-            names.append(f"tail/{canonical.get(layer.name, layer.name)}/{inner}")
-    if len(set(names)) != len(names):
-        raise TrainingError(f"{backbone.name}: two weights of the tail have the same name")
+def _tail_names(tail: Any) -> list[str]:
+    """Name the tail's weights by its layers' canonical names, in the order of `tail.weights`."""
+    names = [
+        f"tail/{layer.name}/{i}"  # by index: some of Keras's own variable names change
+        for layer in tail.layers
+        for i in range(len(layer.weights))
+    ]
+    if len(set(names)) != len(names) or len(names) != len(tail.weights):
+        raise TrainingError(f"{tail.name}: two weights of the tail have the same name")
     return names
 
 

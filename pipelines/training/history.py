@@ -65,7 +65,10 @@ class History:
         if model not in self._writers:
             folder = str(self._tensorboard_dir / model)
             self._writers[model] = tf.summary.create_file_writer(folder)
+        # What tf.summary.scalar writes, without the tensorboard package that it asks for.
+        plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+        metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin)
         with self._writers[model].as_default(step=evaluation["step"]):
             for name, value in evaluation.items():
                 if name not in ("model", "step") and value is not None:
-                    tf.summary.scalar(name, value)
+                    tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)
