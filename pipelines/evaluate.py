@@ -76,6 +76,7 @@ def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) 
     if results_path.exists():
         results = atomic.read_json(results_path)
         if results.get("checkpoints_sha256") == judged and results["seed"] == seed:
+            progress.say(f"nothing to do: run {name} is judged")
             return results
     with atomic.exclusive(run_dir):
         cache = _open_cache(workspace_dir, described)

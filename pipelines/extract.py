@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import ExtractConfig
-from pipelines.errors import ConfigError
 from pipelines.execution import devices
 from pipelines.execution.local import Output, num_cores, ordered_map, run_tasks
 from pipelines.images import preprocess
 from pipelines.networks import backbones, blocks, forward, nodes
 from pipelines.progress import Progress
 from pipelines.storage import atomic, feature_writer, features, variants
+from pipelines.storage.cache import loosely
 from pipelines.storage.features import EncodedRows, Layout
 from pipelines.storage.manifest import (
     Plan,
@@ -34,27 +34,6 @@ from pipelines.storage.manifest import (
 VARIANTS_DIR = Path("variants") / "jpeg"
 _NUM_PROBE_IMAGES = 16  # densities of neighbouring images differ by a few percent
 _MEND = "ask for that again, or start over with --overwrite"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Variants:
-    """The variant set that is read."""
-
-    folder: Path
-    plan: Plan
-    receipts: Sequence[Receipt]
-    branches: tuple[str, ...]
-
-    def of_split(self, split: str) -> list[Receipt]:
-        pairs = zip(self.plan.tasks, self.receipts, strict=True)
-        return [receipt for task, receipt in pairs if task.split == split]
-
-    def num_rows(self) -> dict[str, int]:
-        names = dict.fromkeys(task.split for task in self.plan.tasks)
-        return {name: sum(r.num_rows for r in self.of_split(name)) for name in names}
-
-    def rows(self, split: str, start: int, stop: int) -> Iterator[variants.VariantRow]:
-        return variants.read_rows(self.folder, self.of_split(split), self.branches, start, stop)
 
 
 def run(
@@ -79,7 +58,7 @@ def run(
     if config.weights not in (backbones.IMAGENET, backbones.NONE):
         path = workspace_dir / config.weights
         config = config.model_copy(update={"weights": str(path)})
-    source = _open_variants(workspace_dir, config)
+    source = variants.open_set(workspace_dir / VARIANTS_DIR, config.branches)
     features_dir = workspace_dir / config.features_dir
     asked = _asked_fingerprint(source, config, seed)
     outputs = _finished(features_dir, config, asked)
@@ -103,26 +82,13 @@ def run(
     }
 
 
-def _open_variants(workspace_dir: Path, config: ExtractConfig) -> _Variants:
-    folder = workspace_dir / VARIANTS_DIR
-    plan, receipts = ShardFolder(folder).read_manifest(
-        "variants", variants.FORMAT_VERSION, "bottleneck compress"
-    )
-    names = plan.details["variants"]
-    for name in config.branches:
-        if name not in names and config.branches != ("all",):
-            raise ConfigError(f"{folder}: no variant {name}; it has {', '.join(names)}")
-    branches = tuple(
-        name for name in names if name in config.branches or config.branches == ("all",)
-    )
-    return _Variants(folder, plan, receipts, branches)
-
-
-def _asked_fingerprint(source: _Variants, config: ExtractConfig, seed: int) -> dict[str, Any]:
+def _asked_fingerprint(
+    source: variants.VariantSet, config: ExtractConfig, seed: int
+) -> dict[str, Any]:
     """Return the part of the fingerprint that is known before TensorFlow is loaded."""
     return {
         "variants": source.plan.fingerprint,
-        "branches": list(source.branches),
+        "branches": list(source.names),
         "backbone": config.backbone,
         **backbones.weights_identity(config.backbone, config.weights),
         **({"weights_seed": seed} if config.weights == "none" else {}),
@@ -156,9 +122,8 @@ def _existing_folder(features_dir: Path, name: str) -> ShardFolder | None:
     """Find a node's folder by any spelling of its name (`mixed9` is `mixed_9`)."""
     if not features_dir.is_dir():
         return None
-    wanted = name.replace("_", "").lower()
     for path in sorted(features_dir.iterdir()):
-        if path.name.replace("_", "").lower() == wanted:
+        if loosely(path.name) == loosely(name):
             return ShardFolder(path)
     return None
 
@@ -167,7 +132,7 @@ def _existing_folder(features_dir: Path, name: str) -> ShardFolder | None:
 class _Job:
     """What a shard's task needs."""
 
-    source: _Variants
+    source: variants.VariantSet
     outputs: list[Output]
     layouts: list[Layout]
     forward: Callable[[np.ndarray], list[np.ndarray]]
@@ -226,7 +191,7 @@ class _Job:
 
 
 def _prepare(
-    source: _Variants,
+    source: variants.VariantSet,
     features_dir: Path,
     config: ExtractConfig,
     asked: Mapping[str, Any],
@@ -240,12 +205,11 @@ def _prepare(
     chosen = _choose_nodes(backbone, config.node)
     protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)
     front = nodes.front(backbone.model, chosen)
-    run_forward = forward.build(
-        front, [node.name for node in chosen], protocol, config.batch_size, len(source.branches)
-    )
+    names = [node.name for node in chosen]
+    run_forward = forward.build(front, names, protocol, config.batch_size, len(source.names))
     prepare = partial(
         forward.prepare,
-        branches=source.branches,
+        branches=source.names,
         protocol=protocol,
         batch_size=config.batch_size,
         max_megapixels=source.plan.fingerprint["max_megapixels"],
@@ -275,7 +239,7 @@ def _prepare(
                 progress.say(f"probing {_NUM_PROBE_IMAGES} images for the encoding")
                 probe = _probe(source, tasks[0].split, prepare, run_forward, config.batch_size)
             details = {
-                **_choose_layout(probe[i], node.shape, source.branches, config),
+                **_choose_layout(probe[i], node.shape, source.names, config),
                 "node": node.name,
                 "weights": config.weights,
                 "blocks": list(blocks.blocks_behind(backbone.name, backbone.model, node)),
@@ -296,7 +260,7 @@ def _choose_nodes(backbone: backbones.Backbone, asked: Sequence[str]) -> list[no
     return list({node.name: node for node in found}.values())
 
 
-def _tasks(source: _Variants, num_shards: int) -> tuple[Task, ...]:
+def _tasks(source: variants.VariantSet, num_shards: int) -> tuple[Task, ...]:
     """Follow the variants' shards, or cut the images anew into `num_shards`."""
     if num_shards:
         return split_into_tasks(source.num_rows(), num_shards, features.SUFFIX)
@@ -310,7 +274,7 @@ def _tasks(source: _Variants, num_shards: int) -> tuple[Task, ...]:
 
 
 def _probe(
-    source: _Variants,
+    source: variants.VariantSet,
     split: str,
     prepare: Callable[[Sequence[variants.VariantRow]], np.ndarray],
     run_forward: Callable[[np.ndarray], list[np.ndarray]],

@@ -66,6 +66,8 @@ def run(
             training = _Training(workspace_dir, run_dir, cache, asked, config, seed, progress)
             summary = {"stage": "train-tail", "run": name, "node": cache.node, **training.run()}
             atomic.write_json(run_dir / runs.SUMMARY, summary)
+        else:
+            progress.say(f"nothing to do: run {name} is trained")
         runs.point_latest(workspace_dir, name)
     return {**summary, "seconds": round(time.monotonic() - started, 3)}
 

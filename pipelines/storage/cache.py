@@ -1,46 +1,16 @@
-"""Reading a bottleneck cache: batches of dense feature maps, streamed or from memory."""
+"""A bottleneck cache on disk: found, opened, checked; its splits are read by `batches.py`."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from pipelines.errors import ConfigError, FeatureError, ManifestError, ShardError
+from pipelines.errors import ConfigError, ManifestError, ShardError
 from pipelines.storage import features, parquet
+from pipelines.storage.batches import Group, SplitReader
 from pipelines.storage.manifest import ShardFolder
-from pipelines.storage.order import Window, epoch_windows, plain_windows
 
 WINDOW_BYTES = 64 << 20  # of shards, about: what is shuffled together
-_AHEAD = 2  # batches that wait ready
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some images with their feature maps.
-
-    Attributes:
-        features: (images, branches, *shape) float16 or float32, unitless.
-        labels: (images,) int32, class indices.
-        ids: (images,) the images' names; None in training, where nobody asks.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    ids: list[str] | None = None
-
-
-@dataclass(frozen=True)
-class _Group:
-    path: Path
-    index: int
-    num_rows: int
 
 
 class FeatureCache:
@@ -121,7 +91,7 @@ class FeatureCache:
                     f"{path}: {sum(counts)} rows, its receipt says {self._receipts[i].num_rows}; "
                     "delete it and extract again"
                 )
-            groups += [_Group(path, g, count) for g, count in enumerate(counts)]
+            groups += [Group(path, g, count) for g, count in enumerate(counts)]
         num_rows = sum(receipt.num_rows for receipt in self._receipts)
         row_bytes = sum(receipt.size_bytes for receipt in self._receipts) / num_rows
         window_rows = max(1, int(WINDOW_BYTES / row_bytes))
@@ -146,8 +116,8 @@ def find_cache(features_dir: Path, node: str) -> FeatureCache:
     if not found:
         raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract` first")
     if node:
-        wanted = _loosely(node)
-        matching = [path for path in found if _loosely(path.name) == wanted]
+        wanted = loosely(node)
+        matching = [path for path in found if loosely(path.name) == wanted]
         if not matching:
             raise ManifestError(
                 f"{features_dir}: no cache of node {node}; there are {names}; "
@@ -159,166 +129,6 @@ def find_cache(features_dir: Path, node: str) -> FeatureCache:
     return FeatureCache(found[0])
 
 
-def _loosely(name: str) -> str:
+def loosely(name: str) -> str:
+    """Spell a node's name so that `mixed9` and `mixed_9` are the same."""
     return name.replace("_", "").lower()
-
-
-class SplitReader:
-    """Batches of one split, in training order or in the plan's.
-
-    Attributes:
-        num_rows: images.
-        decoded_bytes: what the split takes in memory in the stored dtype.
-    """
-
-    def __init__(
-        self,
-        layout: features.Layout,
-        branches: tuple[str, ...],
-        groups: list[_Group],
-        window_rows: int,
-    ) -> None:
-        self._layout = layout
-        self._branches = branches
-        self._groups = groups
-        self._window_rows = window_rows
-        self._group_rows = [group.num_rows for group in groups]
-        self._loaded: tuple[np.ndarray, np.ndarray] | None = None
-        self.num_rows = sum(self._group_rows)
-        itemsize = np.dtype(layout.dtype).itemsize
-        self.decoded_bytes = self.num_rows * len(branches) * layout.num_values * itemsize
-
-    def load(self) -> None:
-        """Decode the whole split into memory, in the stored dtype; the order does not change."""
-        shape = (self.num_rows, len(self._branches), *self._layout.shape)
-        maps, labels = np.empty(shape, self._layout.dtype), np.empty(self.num_rows, np.int32)
-        first = 0
-        for group in self._groups:
-            table = self._read([group], with_ids=False)
-            last = first + group.num_rows
-            maps[first:last], labels[first:last] = self._decode(table), table["label"].to_numpy()
-            first = last
-        self._loaded = (maps, labels)
-
-    @property
-    def is_loaded(self) -> bool:
-        """Tell whether the split is in memory."""
-        return self._loaded is not None
-
-    def num_steps(self, batch_size: int) -> int:
-        """Return the steps of one epoch; the last batch may be smaller."""
-        return -(-self.num_rows // batch_size)
-
-    def epoch(self, batch_size: int, seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Give an epoch's batches from `first_step` on; a pure function of (seed, epoch).
-
-        Raises:
-            ShardError: a shard is damaged.
-        """
-        windows = epoch_windows(self._group_rows, self._window_rows, seed, epoch)
-        first = first_step * batch_size
-        if self._loaded is not None:
-            return self._from_memory(windows, batch_size, first)
-        return _ahead(self._from_disk(windows, batch_size, first, with_ids=False))
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Give all images once, in the plan's order, with their ids where read from disk.
-
-        Raises:
-            ShardError: a shard is damaged.
-        """
-        windows = plain_windows(self._group_rows)
-        if self._loaded is not None:
-            return self._from_memory(windows, batch_size, 0)
-        return _ahead(self._from_disk(windows, batch_size, 0, with_ids=True))
-
-    def _from_memory(self, windows: list[Window], batch_size: int, first: int) -> Iterator[Batch]:
-        assert self._loaded is not None
-        maps, labels = self._loaded
-        starts = np.concatenate([[0], np.cumsum(self._group_rows)])
-        parts = []
-        for window in windows:
-            spans = [np.arange(starts[g], starts[g + 1]) for g in window.groups]
-            parts.append(np.concatenate(spans)[window.rows])
-        order = np.concatenate(parts)
-        for start in range(first, self.num_rows, batch_size):
-            rows = order[start : start + batch_size]
-            yield Batch(maps[rows], labels[rows])
-
-    def _from_disk(
-        self, windows: list[Window], batch_size: int, first: int, with_ids: bool
-    ) -> Iterator[Batch]:
-        pieces: list[pa.Table] = []
-        waiting = 0
-        for window in windows:
-            skip = max(0, first - window.start)
-            if skip >= len(window.rows):
-                continue
-            table = self._read([self._groups[g] for g in window.groups], with_ids)
-            rows = window.rows[skip:]
-            used = 0
-            while used < len(rows):
-                taken = rows[used : used + batch_size - waiting]
-                pieces.append(table.take(pa.array(taken)))
-                used, waiting = used + len(taken), waiting + len(taken)
-                if waiting == batch_size:
-                    yield self._to_batch(pieces, with_ids)
-                    pieces, waiting = [], 0
-        if waiting:
-            yield self._to_batch(pieces, with_ids)
-
-    def _read(self, groups: Sequence[_Group], with_ids: bool) -> pa.Table:
-        columns = [name for branch in self._branches for name in self._layout.columns(branch)]
-        wanted = [*(["id"] if with_ids else []), "label", *columns]
-        tables = []
-        for group in groups:
-            with parquet.reading(group.path), parquet.open_file(group.path) as file:
-                tables.append(file.read_row_group(group.index, columns=wanted, use_threads=False))
-        return pa.concat_tables(tables)
-
-    def _decode(self, table: pa.Table) -> np.ndarray:
-        columns = {name: table[name].combine_chunks() for name in table.column_names}
-        try:
-            return features.decode(columns, self._layout, self._branches)
-        except FeatureError as error:
-            raise ShardError(f"{self._groups[0].path.parent}: {error}") from error
-
-    def _to_batch(self, pieces: list[pa.Table], with_ids: bool) -> Batch:
-        table = pa.concat_tables(pieces)
-        ids = table["id"].to_pylist() if with_ids else None
-        return Batch(self._decode(table), table["label"].to_numpy().astype(np.int32), ids)
-
-
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Read in a thread of its own, at most `_AHEAD` batches ahead of the one in use."""
-    ready: queue.Queue[Any] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
-
-    def put(item: object) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put(batch):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, name="bottleneck-reader", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()

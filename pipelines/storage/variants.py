@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipelines.errors import ConfigError
 from pipelines.storage import parquet
-from pipelines.storage.manifest import Receipt, Task
+from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
 
 FORMAT_VERSION = 1
 ORIGINAL = "original"
@@ -39,6 +40,63 @@ class VariantRow:
     label: int
     sha256: bytes
     variants: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class VariantSet:
+    """A whole set of variants on disk, or some of its variants.
+
+    Attributes:
+        folder: where it is.
+        plan: what it was made from.
+        receipts: of its shards, in the plan's order.
+        names: the variants that are read, `original` first where it is among them.
+    """
+
+    folder: Path
+    plan: Plan
+    receipts: Sequence[Receipt]
+    names: tuple[str, ...]
+
+    def num_rows(self) -> dict[str, int]:
+        """Return the images of each split, in the plan's order."""
+        splits = dict.fromkeys(task.split for task in self.plan.tasks)
+        return {name: sum(r.num_rows for r in self._of_split(name)) for name in splits}
+
+    def rows(self, split: str, start: int, stop: int) -> Iterator[VariantRow]:
+        """Read rows `start` to `stop` of a split.
+
+        Raises:
+            ShardError: a shard is missing or damaged.
+        """
+        return read_rows(self.folder, self._of_split(split), self.names, start, stop)
+
+    def _of_split(self, split: str) -> list[Receipt]:
+        pairs = zip(self.plan.tasks, self.receipts, strict=True)
+        return [receipt for task, receipt in pairs if task.split == split]
+
+
+def open_set(folder: Path, asked: Sequence[str]) -> VariantSet:
+    """Open a whole set; every shard is checked for presence and size.
+
+    Args:
+        folder: the set's folder.
+        asked: names of variants in any order, or only "all".
+
+    Raises:
+        ManifestError: the set is not there, not finished, or of a newer format.
+        ShardError: a shard is missing or cut short.
+        ConfigError: a variant is not in the set.
+    """
+    plan, receipts = ShardFolder(folder).read_manifest(
+        "variants", FORMAT_VERSION, "bottleneck compress"
+    )
+    known = plan.details["variants"]
+    wanted = known if tuple(asked) == ("all",) else asked
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(f"{folder}: no variant {name}; it has {', '.join(known)}")
+    return VariantSet(folder, plan, receipts, tuple(name for name in known if name in wanted))
 
 
 def schema(variants: Sequence[str]) -> pa.Schema:

@@ -17,7 +17,7 @@ import numpy as np
 from pipelines.analysis import metrics
 from pipelines.errors import TrainingError
 from pipelines.networks.topology import Topology
-from pipelines.storage.cache import SplitReader
+from pipelines.storage.batches import SplitReader
 from pipelines.training import checkpoints
 from pipelines.training.history import History
 from pipelines.training.schedule import MAX_EVAL_STEPS, Plateau
