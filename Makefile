@@ -49,7 +49,7 @@ types: $(STAMP) ## check types
 	$(BIN)/mypy
 
 clean: ## remove caches, build leftovers and the demo's workspace
-	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist demo demo-full .pytest_cache .mypy_cache .ruff_cache
 	find . -name $(notdir $(VENV)) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too

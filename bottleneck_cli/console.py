@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import click
 from tqdm import tqdm
 
 _LINE_EVERY_S = 5.0
+_COLUMNS = 80  # of a terminal that does not know how wide it is; tqdm would show nothing there
 
 
 class Console:
@@ -36,8 +38,15 @@ class Console:
         if self.verbosity < 0 or done >= total:
             return
         if sys.stderr.isatty():
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
             self._bar = tqdm(
-                total=total, initial=done, desc=what, unit=unit, smoothing=0.1, dynamic_ncols=True
+                total=total,
+                initial=done,
+                desc=what,
+                unit=f" {unit}s",
+                smoothing=0.1,
+                dynamic_ncols=columns > 0,
+                ncols=None if columns else _COLUMNS,
             )
         else:
             self._lines = _Lines(what, total, unit, done)
@@ -96,7 +105,7 @@ class _Lines:
         left_s = (self._total - self._done) / max(1e-9, rate)
         click.echo(
             f"{self._what}: {self._done}/{self._total} {self._unit}s, "
-            f"{rate:.1f} {self._unit}s/s, {left_s:.0f} s left",
+            f"{rate:.1f} {self._unit}s/s, {tqdm.format_interval(left_s)} left",
             err=True,
         )
 

@@ -45,12 +45,14 @@ def command(directory: Path, images: str, classes: str | None, **flags: Any) -> 
         )
     class_path = Path(classes).absolute() if classes else None
     source = sources.open_source(images, base_dir=Path.cwd(), classes_path=class_path)
+    if source.kind == "folders":
+        workspace.check_apart(directory, source.root)
     found = sources.summary(source)
     given = {
         "images": images if source.kind == "elpv" else _from(directory, Path(images)),
         **({"classes": _from(directory, class_path)} if class_path else {}),
     }
-    workspace.create(directory, given, _lines(found), session.seed)
+    workspace.create(directory, {"compress": given}, _lines(found), session.seed)
     summary = {"stage": "init", "workspace": str(directory), **found}
     session.console.emit(summary, [f"{path}: written", *(f"  {line}" for line in _lines(found))])
 

@@ -60,7 +60,7 @@ class LazyGroup(click.Group):
             ctx.exit(2 if isinstance(error, ConfigError) and error.is_usage else 1)
         except KeyboardInterrupt:
             click.echo(
-                "\ninterrupted; what is whole is kept, the same command goes on from there",
+                "interrupted; what is whole is kept, the same command goes on from there",
                 err=True,
             )
             ctx.exit(1)

@@ -30,7 +30,8 @@ def command(directory: Path, backbone: str | None, **flags: Any) -> None:
     """
     from pipelines.execution import devices
 
-    content = workspace.read_file(directory) if (directory / workspace.FILE_NAME).exists() else {}
+    is_workspace = directory != Path() or (directory / workspace.FILE_NAME).exists()
+    content = workspace.read_file(directory) if is_workspace else {}
     session = options.open_session(directory, content, flags)
     name = workspace.table(content, "extract", {"backbone": backbone}).backbone
     devices.configure()

@@ -49,7 +49,10 @@ def stage(table: str) -> Callable[[Command], Command]:
             content = workspace.read_file(directory)
             session = open_session(directory, content, global_flags)
             given = {name: _from_here(name, value, table) for name, value in flags.items()}
-            command(session, workspace.table(content, table, given))
+            try:
+                command(session, workspace.table(content, table, given))
+            finally:
+                session.console.close()  # an error starts on a line of its own, below the bar
 
         wrapped: Command = call
         for name, field in reversed(TABLES[table].model_fields.items()):
@@ -78,7 +81,7 @@ def common_flags(command: Command) -> Command:
     decorators = [
         click.option("--seed", metavar="N", help=_help(fields["seed"])),
         click.option(
-            "--json",
+            "--json/--no-json",
             "json",
             is_flag=True,
             default=None,
@@ -121,7 +124,8 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     assert isinstance(extra, dict)
     flag = "--" + name.replace("_", "-")
     if field.annotation is bool:
-        return click.option(flag, name, is_flag=True, default=None, help=_help(field))
+        both = f"{flag}/--no-{flag[2:]}"  # a flag also wins over `true` in the file
+        return click.option(both, name, is_flag=True, default=None, help=_help(field))
     return click.option(
         flag,
         name,
@@ -135,10 +139,11 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
 def _metavar(field: FieldInfo) -> str:
     extra = field.json_schema_extra
     assert isinstance(extra, dict)
+    if isinstance(field.default, int | float):
+        return "N" if isinstance(field.default, int) else "NUMBER"
     allowed = str(extra["allowed"])
     choices = allowed.replace(" or ", ", ").split(", ")
-    numeric = isinstance(field.default, int | float)
-    return "N" if numeric else "|".join(choices) if len(choices) > 1 else "TEXT"
+    return "NAME" if any(" " in choice for choice in choices) else "|".join(choices)
 
 
 def _help(field: FieldInfo) -> str:
@@ -151,11 +156,14 @@ def _from_here(name: str, value: Any, table: str) -> Any:
     """Make a path given on the command line independent of the workspace's place."""
     if value in (None, ()):
         return None
+    if value == "":
+        return value
     extra = TABLES[table].model_fields[name].json_schema_extra
     assert isinstance(extra, dict)
     metavar = extra.get("metavar")
-    if metavar in ("FILE", "DIR") or (metavar in ("PATH", "WEIGHTS") and Path(value).exists()):
-        return str(Path(value).absolute())
-    if metavar == "PATH" and value != "elpv":
-        return str(Path(value).absolute())
-    return value
+    is_path = (
+        metavar in ("FILE", "DIR")
+        or (metavar == "PATH" and (value != "elpv" or Path(value).is_dir()))
+        or (metavar == "WEIGHTS" and value not in ("imagenet", "none"))
+    )
+    return str(Path(value).absolute()) if is_path else value

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines import workspace
 from pipelines.config import CompressConfig
 from pipelines.errors import ConfigError, ImageError, ManifestError, SourceError
 from pipelines.execution.local import Output, num_cores, ordered_map, run_tasks
@@ -75,6 +76,8 @@ def run(
             "or as images in [compress] of bottleneck.toml",
             is_usage=True,
         )
+    if (workspace_dir / config.images).is_dir():
+        workspace.check_apart(workspace_dir, workspace_dir / config.images)
     set_dir = workspace_dir / "variants" / SET
     with atomic.exclusive(set_dir):
         folder = ShardFolder(set_dir)
@@ -136,17 +139,28 @@ class _Job:
         return [dataclasses.replace(receipt, stats=stats)]
 
     def check(self) -> None:
-        """Stop when too large a share of the images is bad."""
+        """Stop when too large a share of the images is bad, or every one."""
         quarantined = self.quarantined()
         total = self.images.table.num_rows + len(self.images.problems)
-        if len(quarantined) > self.config.max_bad_share * total:
-            path = _write_quarantine(self.output.folder.path, quarantined)
-            name, reason = quarantined[0]
-            raise SourceError(
-                f"{self.source.root}: {len(quarantined)} of {total} images cannot be used, more "
-                f"than max_bad_share {self.config.max_bad_share:g}; first: {name}: {reason}; "
-                f"all in {path}; mend them, or raise --max-bad-share"
-            )
+        # Of a limited choice the listing's problems are no part; they are the whole source's.
+        num_unlisted = total - self._num_chosen() if self.config.limit else 0
+        num_bad, total = len(quarantined) - num_unlisted, total - num_unlisted
+        is_over = num_bad > self.config.max_bad_share * total
+        if not is_over and num_bad < total:
+            return
+        path = _write_quarantine(self.output.folder.path, quarantined)
+        name, reason = quarantined[num_unlisted]
+        found = f"{num_bad} of {total} images cannot be used"
+        allowed = f", more than max_bad_share {self.config.max_bad_share:g}" if is_over else ""
+        mend = "mend them, or raise --max-bad-share" if num_bad < total else "mend them"
+        raise SourceError(
+            f"{self.source.root}: {found}{allowed}; first: {name}: {reason}; all in {path}; {mend}"
+        )
+
+    def _num_chosen(self) -> int:
+        """Count the images that were listed and, under a limit, chosen."""
+        listed = self.images.info["fingerprint"]["images"]["num_images"]
+        return min(self.config.limit or listed, listed)
 
     def quarantined(self) -> list[tuple[str, str]]:
         """Return (id, reason) of every image that is left out so far."""
@@ -271,8 +285,10 @@ def _has_wrong_extension(name: str, data: bytes) -> bool:
 def _clear(workspace_dir: Path, folder: ShardFolder) -> None:
     """Delete variants and index; the index last, so that a kill in between is seen."""
     folder.clear()
-    if (workspace_dir / "index").exists():
-        ShardFolder(workspace_dir / "index").clear()
+    index_dir = workspace_dir / "index"
+    if index_dir.exists():
+        (index_dir / "index.json").unlink(missing_ok=True)  # first: it says that the rest is there
+        ShardFolder(index_dir).clear()
 
 
 def _write_quarantine(set_dir: Path, quarantined: list[tuple[str, str]]) -> Path:
@@ -281,7 +297,7 @@ def _write_quarantine(set_dir: Path, quarantined: list[tuple[str, str]]) -> Path
     writer.writerow(["id", "reason"])
     writer.writerows(quarantined)
     path = set_dir / "quarantine.csv"
-    atomic.write_bytes(path, text.getvalue().encode("utf-8"))
+    atomic.update_bytes(path, text.getvalue().encode("utf-8"))
     return path
 
 
@@ -290,7 +306,8 @@ def _report(folder: ShardFolder, receipts: Mapping[str, Receipt], progress: Prog
     num_wrong = sum(receipt.stats["num_wrong_extension"] for receipt in receipts.values())
     if num_wrong:
         progress.say(
-            f"{num_wrong} images have another content than their extension says; taken as they are"
+            f"{num_wrong} of the images are of another format than their extension says; "
+            "they are read by their content"
         )
     columns = ["id", "label", "sha256"]
     tables = {shard: parquet.read_table(folder.path / shard, columns) for shard in receipts}

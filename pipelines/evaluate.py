@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +68,12 @@ def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) 
         )
     suffix = "" if config.split == "test" else f"-{config.split}"
     results_path = run_dir / f"results{suffix}.json"
+    predictions_path = run_dir / f"predictions{suffix}.parquet"
     judged = {
-        model: hashlib.sha256(loop.Paths.of(run_dir, model).best.read_bytes()).hexdigest()
+        model: checkpoints.sha256(loop.Paths.of(run_dir, model).best)
         for model in ("topology", "default")
     }
-    if results_path.exists():
+    if results_path.exists() and predictions_path.exists():
         results = atomic.read_json(results_path)
         if results.get("checkpoints_sha256") == judged and results["seed"] == seed:
             progress.say(f"nothing to do: run {name} is judged")
@@ -85,7 +85,7 @@ def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) 
         results = {**head, **_results(described, ranks, config.split, seed)}
         results["checkpoints_sha256"] = judged
         table = _predictions(described, ranks)
-        parquet.write_table(run_dir / f"predictions{suffix}.parquet", table)
+        parquet.write_table(predictions_path, table)
         atomic.write_json(results_path, results)
     return results
 
@@ -114,7 +114,7 @@ def _rank(
         built = models.build(backbone, cache, of, "all", "random", described.seed)
         weights, _ = checkpoints.load(loop.Paths.of(run_dir, model).best)
         built.assign(weights)
-        logits[model] = loop.compile_logits(built)
+        logits[model] = loop.compile_logits(built, cache.layout.decoded_dtype)
     reader = cache.split(split, branches, 0)
     columns = [branches.index(name) for name in described.branches]
     ids, labels, topology, default = [], [], [], []

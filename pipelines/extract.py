@@ -65,7 +65,7 @@ def run(
     held = sum(len(output.receipts) for output in outputs)
     if not outputs:
         with contextlib.ExitStack() as locks:
-            job = _prepare(source, features_dir, config, asked, seed, locks, progress)
+            job = _prepare(source, features_dir, config, asked, locks, progress)
             outputs = job.outputs
             held = sum(len(output.receipts) for output in outputs)
             progress.start("extract", job.num_images, "image", job.num_images_done())
@@ -195,13 +195,13 @@ def _prepare(
     features_dir: Path,
     config: ExtractConfig,
     asked: Mapping[str, Any],
-    seed: int,
     locks: contextlib.ExitStack,
     progress: Progress,
 ) -> _Job:
     """Load the network, read or publish the plan of each node."""
     profile = devices.configure()
-    backbone = backbones.load(config.backbone, config.weights, seed)
+    # As train-tail will load it: a seed that the fingerprint lacks must not decide any weight.
+    backbone = backbones.load(config.backbone, config.weights, asked.get("weights_seed", 0))
     chosen = _choose_nodes(backbone, config.node)
     protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)
     front = nodes.front(backbone.model, chosen)

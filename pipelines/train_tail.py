@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -56,14 +55,19 @@ def run(
     cache = find_cache(features_dir, config.node)
     name = config.run or cache.node
     run_dir = runs.folder_of(workspace_dir, name)
+    if config.start_from == name:
+        raise TrainingError(f"run {name}: cannot start from itself; choose another name with --run")
     asked = _describe(workspace_dir, features_dir, cache, config, seed)
     with atomic.exclusive(run_dir):
         _sweep(run_dir)
         summary = _continue_or_clear(run_dir, asked, config)
         if summary is None:
+            backbone = _load_backbone(cache, config)
             if not (run_dir / runs.RUN).exists():
                 runs.write(workspace_dir, name, asked)
-            training = _Training(workspace_dir, run_dir, cache, asked, config, seed, progress)
+            training = _Training(
+                workspace_dir, run_dir, cache, backbone, asked, config, seed, progress
+            )
             summary = {"stage": "train-tail", "run": name, "node": cache.node, **training.run()}
             atomic.write_json(run_dir / runs.SUMMARY, summary)
         else:
@@ -81,15 +85,19 @@ def _describe(
 ) -> runs.Run:
     """Say what a run with these settings is."""
     branches = cache.choose_branches(config.branches)
+    cache.choose_branches([ORIGINAL])  # the default model's
+    models.check_branches(branches, config.gradients, config.head_init)
     block_number, parent = 1, None
     if config.start_from:
         parent_run = runs.read(workspace_dir, config.start_from)
         _check_parent(parent_run, cache, config.start_from)
         block_number = parent_run.block_number + 1
         parent_dir = runs.folder_of(workspace_dir, config.start_from)
+        if not (parent_dir / runs.SUMMARY).exists():
+            raise TrainingError(f"{parent_dir}: not finished; train that run to its end first")
         parent = {
             "run": config.start_from,
-            **{name: _sha256(loop.Paths.of(parent_dir, name).best) for name in _MODELS},
+            **{name: checkpoints.sha256(loop.Paths.of(parent_dir, name).best) for name in _MODELS},
         }
     settings = config.model_dump(
         mode="json",
@@ -136,6 +144,7 @@ def _continue_or_clear(
     """Return the summary of a run that is finished already; clear one that is to be replaced."""
     path = run_dir / runs.RUN
     if not path.exists():
+        _clear(run_dir)  # what a kill in the middle of --overwrite left
         return None
     made = atomic.read_json(path)["fingerprint"]
     try:
@@ -144,14 +153,30 @@ def _continue_or_clear(
         if not config.overwrite:
             raise
         path.unlink()
-        for entry in run_dir.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name != ".lock":
-                entry.unlink()
+        _clear(run_dir)
         return None
     summary = run_dir / runs.SUMMARY
     return atomic.read_json(summary) if summary.exists() else None
+
+
+def _clear(run_dir: Path) -> None:
+    """Delete what training and evaluation made of a run, but run.json and what is not theirs."""
+    for name in ("checkpoints", "tensorboard"):
+        if (run_dir / name).is_dir():
+            shutil.rmtree(run_dir / name)
+    for pattern in (runs.HISTORY, runs.SUMMARY, "results*.json", "predictions*.parquet"):
+        for path in run_dir.glob(pattern):
+            path.unlink()
+
+
+def _load_backbone(cache: FeatureCache, config: TrainTailConfig) -> backbones.Backbone:
+    """Load the network; refuse what does not go with it before anything is written."""
+    devices.configure()
+    devices.make_deterministic()
+    backbone = models.load_backbone(cache)
+    if "pretrained" in (config.default, config.head_init):
+        models.check_own_classes(backbone, cache.classes)
+    return backbone
 
 
 def _sweep(run_dir: Path) -> None:
@@ -167,6 +192,7 @@ class _Training:
     workspace_dir: Path
     run_dir: Path
     cache: FeatureCache
+    backbone: backbones.Backbone
     asked: runs.Run
     config: TrainTailConfig
     seed: int
@@ -174,16 +200,13 @@ class _Training:
 
     def run(self) -> dict[str, Any]:
         """Train both models and return the summary's numbers."""
-        devices.configure()
-        devices.make_deterministic()
-        backbone = models.load_backbone(self.cache)
         history = History(self.run_dir / runs.HISTORY, self.run_dir / "tensorboard")
         try:
-            topology = self._train("topology", backbone, self.asked.branches, history)
+            topology = self._train("topology", self.asked.branches, history)
             if self.config.default == "pretrained":
-                default = self._judge_pretrained(backbone, history)
+                default = self._judge_pretrained()
             else:
-                default = self._train("default", backbone, (ORIGINAL,), history)
+                default = self._train("default", (ORIGINAL,), history)
         finally:
             history.close()
         return {
@@ -192,13 +215,11 @@ class _Training:
             "default_best_val_top1": default.best_val_top1,
         }
 
-    def _train(
-        self, name: str, backbone: backbones.Backbone, branches: tuple[str, ...], history: History
-    ) -> loop.Outcome:
+    def _train(self, name: str, branches: tuple[str, ...], history: History) -> loop.Outcome:
         """Train one model to its end."""
         config, paths = self.config, loop.Paths.of(self.run_dir, name)
         model = models.build(
-            backbone, self.cache, branches, config.gradients, config.head_init, self.seed
+            self.backbone, self.cache, branches, config.gradients, config.head_init, self.seed
         )
         if config.start_from and not paths.last.exists():
             self._take_over(model, name)
@@ -237,20 +258,15 @@ class _Training:
             f"from run {self.config.start_from}"
         )
 
-    def _judge_pretrained(self, backbone: backbones.Backbone, history: History) -> loop.Outcome:
+    def _judge_pretrained(self) -> loop.Outcome:
         """Take the backbone's own tail and classifier as the default model."""
         paths = loop.Paths.of(self.run_dir, "default")
-        model = models.build(backbone, self.cache, (ORIGINAL,), "original", "pretrained", self.seed)
+        model = models.build(
+            self.backbone, self.cache, (ORIGINAL,), "original", "pretrained", self.seed
+        )
         val = self.cache.split("val", (ORIGINAL,), 0)
-        evaluation = loop.evaluate(loop.compile_logits(model), val, self.config.batch_size)
+        evaluation = loop.evaluate(
+            loop.compile_logits(model, val.dtype), val, self.config.batch_size
+        )
         checkpoints.save(paths.best, model.weights(), {"step": 0})
         return loop.Outcome(0, evaluation.top1)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        raise TrainingError(
-            f"{path}: no such checkpoint; finish that run first, or start from another"
-        ) from None

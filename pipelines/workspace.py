@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ else:
     import tomli as tomllib
 
 FILE_NAME = "bottleneck.toml"
+_logger = logging.getLogger(__name__)
 TableT = TypeVar("TableT", bound=Table)
 
 
@@ -36,10 +38,10 @@ def read_file(workspace_dir: Path) -> dict[str, Any]:
     """
     path = workspace_dir / FILE_NAME
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{workspace_dir}: no {FILE_NAME} here; run in a workspace, name one with -C, "
+            f"{workspace_dir.absolute()}: no {FILE_NAME} here; run in a workspace, name one with -C, "
             "or make one with `bottleneck init DIR --images PATH`",
             is_usage=True,
         ) from None
@@ -48,7 +50,7 @@ def read_file(workspace_dir: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     outer = {name: value for name, value in content.items() if name not in TABLES}
-    known = [*TABLES, *(field.alias or name for name, field in GlobalConfig.model_fields.items())]
+    known = [*TABLES, *_keys(GlobalConfig)]
     for name in outer:
         if name not in known:
             raise ConfigError(f"{path}: {_unknown(name, known)}")
@@ -61,13 +63,30 @@ def read_file(workspace_dir: Path) -> dict[str, Any]:
     return content
 
 
+def check_apart(workspace_dir: Path, images_dir: Path) -> None:
+    """Refuse a workspace inside its class folders: its own files would be taken for a class.
+
+    Raises:
+        ConfigError: the workspace is the folder of images or lies below it.
+    """
+    workspace_dir, images_dir = workspace_dir.resolve(), images_dir.resolve()
+    if images_dir == workspace_dir or images_dir in workspace_dir.parents:
+        raise ConfigError(
+            f"{workspace_dir}: lies inside its folder of images {images_dir}, where its own files "
+            "would be taken for a class; make the workspace elsewhere"
+        )
+
+
 def table(content: Mapping[str, Any], name: str, flags: Mapping[str, Any]) -> Any:
     """Merge one table of the file with the command's flags; flags that are None were not given.
 
     Raises:
         ConfigError: a flag's value is not allowed (`is_usage` is set).
     """
-    return _build(TABLES[name], content.get(name, {}), flags, f"{FILE_NAME}: [{name}] ")
+    config = _build(TABLES[name], content.get(name, {}), flags, f"{FILE_NAME}: [{name}] ")
+    shown = ", ".join(f"{key} {_shown(value)}" for key, value in config.model_dump().items())
+    _logger.info("[%s] %s", name, shown)
+    return config
 
 
 def global_config(content: Mapping[str, Any], flags: Mapping[str, Any]) -> GlobalConfig:
@@ -77,24 +96,25 @@ def global_config(content: Mapping[str, Any], flags: Mapping[str, Any]) -> Globa
 
 
 def create(
-    directory: Path, compress: Mapping[str, Any], comments: Sequence[str], seed: int
+    directory: Path, given: Mapping[str, Mapping[str, Any]], comments: Sequence[str], seed: int
 ) -> None:
     """Write a bottleneck.toml that holds every key, commented where it has its default.
 
     Args:
         directory: the workspace; made when missing.
-        compress: keys of [compress] that are set.
+        given: for each table, the keys that are set.
         comments: what was found, for the head of the file.
         seed: set when it is not the default.
     """
     lines = [
         "# Settings of this workspace; every key is also a flag of its command, and flags win.",
-        *(f"# {line}" for line in comments),
+        "# Paths are relative to this file's folder (in a flag, to where the command is run).",
+        *(f"# {_printable(line)}" for line in comments),
         "",
         *_key_lines(GlobalConfig, {"seed": seed} if seed else {}),
     ]
     for name, model in TABLES.items():
-        lines += [f"[{name}]", *_key_lines(model, compress if name == "compress" else {})]
+        lines += [f"[{name}]", *_key_lines(model, given.get(name, {}))]
     atomic.make_folder(directory)
     atomic.write_bytes(directory / FILE_NAME, "\n".join(lines).encode("utf-8"))
 
@@ -104,7 +124,7 @@ def _key_lines(model: type[Table], given: Mapping[str, Any]) -> list[str]:
     for name, field in model.model_fields.items():
         key = field.alias or name
         value = given.get(key, field.default)
-        text = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        text = f"{key} = {_to_toml(key, value)}"
         note = f"# {field.description} Allowed: {_allowed(model, key)}."
         lines += [
             *textwrap.wrap(note, 96, subsequent_indent="# "),
@@ -112,6 +132,17 @@ def _key_lines(model: type[Table], given: Mapping[str, Any]) -> list[str]:
             "",
         ]
     return lines
+
+
+def _to_toml(key: str, value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{key}: {_printable(text)} is not UTF-8, and TOML holds nothing else; rename it"
+        ) from None
+    return text
 
 
 def _build(
@@ -124,8 +155,7 @@ def _build(
         first = error.errors()[0]
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            known = [field.alias or key for key, field in model.model_fields.items()]
-            raise ConfigError(f"{where}{_unknown(name, known)}") from None
+            raise ConfigError(f"{where}{_unknown(name, _keys(model))}") from None
         value = given.get(name, values.get(name))
         raise ConfigError(
             f"{_flag(name) if name in given else where + name}: {_shown(value)} is not allowed; "
@@ -142,14 +172,31 @@ def _allowed(model: type[Table], name: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else repr(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "an empty list"
+    return repr(value)
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _keys(model: type[Table]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
 def _unknown(name: str, known: list[str]) -> str:
+    homes = [f"in [{table}]" for table, model in TABLES.items() if name in _keys(model)]
+    homes += ["above the tables"] * (name in _keys(GlobalConfig))
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(sorted(known))}"
+    if homes:
+        hint = f"it belongs {' or '.join(homes)}"
+    elif nearest:
+        hint = f"did you mean {nearest[0]}?"
+    else:
+        hint = f"known keys: {', '.join(sorted(known))}"
     return f"unknown key {name}; {hint}"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -77,7 +77,7 @@ def build(
 
     shape = (num_images, num_branches, protocol.size, protocol.size, 3)
 
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
     def run(pixels: Any) -> list[Any]:
         images = tf.reshape(pixels, (num_images * num_branches, *shape[2:]))
         outputs = front(preprocess.scale(tf.cast(images, tf.float32), protocol), training=False)

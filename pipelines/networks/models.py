@@ -56,10 +56,27 @@ def build(
     topology = Topology(backbone, node, branches, len(cache.classes), gradients, seed)
     if head_init == "pretrained":
         check_own_classes(backbone, cache.classes)
-        if ORIGINAL not in branches:
-            raise TrainingError("head-init pretrained, but the branches lack original; add it")
+        check_branches(branches, gradients, head_init)
         topology.set_pretrained_head(*nodes.classifier(backbone.model))
     return topology
+
+
+def check_branches(branches: Sequence[str], gradients: str, head_init: str) -> None:
+    """Check that settings that speak of the original find it among the branches.
+
+    Raises:
+        TrainingError: they do not.
+    """
+    if ORIGINAL in branches:
+        return
+    if gradients == "original":
+        raise TrainingError(
+            "gradients original, but the branches lack original; add it or use --gradients all"
+        )
+    if head_init == "pretrained":
+        raise TrainingError(
+            "head-init pretrained, but the branches lack original; add it or use --head-init random"
+        )
 
 
 def check_own_classes(backbone: backbones.Backbone, classes: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ class Topology:
     Attributes:
         branches: names, in the order of the branch axis.
         num_features: D, what the tail gives for one branch.
+        input_shape: (branches, *shape), of one image's features.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Topology:
                 "gradients original, but the branches lack original; add it or use --gradients all"
             )
         self.branches = tuple(branches)
+        self.input_shape = (len(branches), *node.shape)
         self._tail = nodes.tail(backbone.model, node)
         self._tail.trainable = True
         self._walked = branches.index(ORIGINAL) if gradients == "original" else None

@@ -26,7 +26,7 @@ class HashingFile:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self._file: BinaryIO | None = file
         self.size_bytes = 0
         self.sha256 = hashlib.sha256()
         self.closed = False
@@ -34,10 +34,15 @@ class HashingFile:
     def write(self, data: Any) -> int:
         """Append bytes-like `data`; returns its length."""
         view = memoryview(data).cast("B")
-        self._file.write(view)
-        self.sha256.update(view)
-        self.size_bytes += view.nbytes
+        if self._file is not None:
+            self._file.write(view)
+            self.sha256.update(view)
+            self.size_bytes += view.nbytes
         return view.nbytes
+
+    def abandon(self) -> None:
+        """Drop whatever is still written: a Parquet writer writes its footer even when it dies."""
+        self._file = None
 
     def tell(self) -> int:
         """Return the number of bytes written."""
@@ -45,7 +50,8 @@ class HashingFile:
 
     def flush(self) -> None:
         """Hand buffered bytes to the operating system."""
-        self._file.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def writable(self) -> bool:
         """Return True: pyarrow asks."""
@@ -148,15 +154,19 @@ def exclusive(folder: Path) -> Iterator[None]:
 
     Raises:
         ManifestError: another process holds it.
+        ShardError: the file system refuses.
     """
     make_folder(folder)
-    with (folder / ".lock").open("a") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context((folder / ".lock").open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ManifestError(
                 f"{folder}: another command is at work here; wait for it or stop it"
             ) from None
+        except OSError as error:
+            raise ShardError(f"{folder}: cannot be locked: {error.strerror}") from error
         yield
 
 

@@ -85,6 +85,11 @@ class SplitReader:
         """Tell whether the split is in memory."""
         return self._loaded is not None
 
+    @property
+    def dtype(self) -> str:
+        """Dtype of the batches' features; in memory maps keep the dtype they are stored in."""
+        return self._layout.dtype if self.is_loaded else self._layout.decoded_dtype
+
     def num_steps(self, batch_size: int) -> int:
         """Return the steps of one epoch; the last batch may be smaller."""
         return -(-self.num_rows // batch_size)
@@ -150,9 +155,11 @@ class SplitReader:
     def _read(self, groups: Sequence[Group], with_ids: bool) -> pa.Table:
         columns = [name for branch in self._branches for name in self._layout.columns(branch)]
         wanted = [*(["id"] if with_ids else []), "label", *columns]
+        schema = self._layout.schema()
+        expected = pa.schema([schema.field(name) for name in wanted])
         tables = []
         for group in groups:
-            with parquet.reading(group.path), parquet.open_file(group.path) as file:
+            with parquet.reading(group.path), parquet.open_file(group.path, expected) as file:
                 tables.append(file.read_row_group(group.index, columns=wanted, use_threads=False))
         return pa.concat_tables(tables)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.errors import ConfigError, ManifestError, ShardError
+from pipelines.errors import ConfigError, ManifestError
 from pipelines.storage import features, parquet
 from pipelines.storage.batches import Group, SplitReader
 from pipelines.storage.manifest import ShardFolder
@@ -85,12 +85,7 @@ class FeatureCache:
         for i in self._shards_of[name]:
             path = self.path / self._receipts[i].shard
             with parquet.open_file(path) as file:
-                counts = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-            if sum(counts) != self._receipts[i].num_rows:
-                raise ShardError(
-                    f"{path}: {sum(counts)} rows, its receipt says {self._receipts[i].num_rows}; "
-                    "delete it and extract again"
-                )
+                counts = parquet.group_rows(path, file, self._receipts[i].num_rows)
             groups += [Group(path, g, count) for g, count in enumerate(counts)]
         num_rows = sum(receipt.num_rows for receipt in self._receipts)
         row_bytes = sum(receipt.size_bytes for receipt in self._receipts) / num_rows

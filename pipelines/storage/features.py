@@ -60,6 +60,11 @@ class Layout:
         """Numbers in one map."""
         return int(np.prod(self.shape))
 
+    @property
+    def decoded_dtype(self) -> str:
+        """What `decode` gives: the stored dtype for dense maps, float32 for sparse ones."""
+        return self.dtype if self.encoding == "dense" else "float32"
+
     def columns(self, branch: str) -> list[str]:
         """Return the names of the columns that hold a branch."""
         if self.encoding == "dense":
@@ -97,12 +102,14 @@ def encode(maps: np.ndarray, layout: Layout) -> EncodedRows:
         FeatureError: a value cannot be stored.
     """
     columns: list[pa.Array] = []
+    num_images, num_channels = maps.shape[0], layout.shape[-1]
     for i in range(len(layout.branches)):
-        part = maps[:, i].reshape(maps.shape[0], -1, layout.shape[-1])
+        flat = maps[:, i].reshape(num_images, layout.num_values)
         if layout.encoding == "dense":
-            columns.append(_equal_cells(to_dtype(part.reshape(maps.shape[0], -1), layout.dtype)))
+            columns.append(_equal_cells(to_dtype(flat, layout.dtype)))
         else:
-            columns += _sparse_cells(to_sparse(part, layout.dtype))
+            pixels = flat.reshape(num_images, layout.num_values // num_channels, num_channels)
+            columns += _sparse_cells(to_sparse(pixels, layout.dtype))
     return EncodedRows(columns, int(np.count_nonzero(maps)))
 
 
@@ -121,8 +128,7 @@ def decode(columns: Mapping[str, pa.Array], layout: Layout, branches: Sequence[s
         FeatureError: the columns do not fit the layout.
     """
     num_rows = len(columns[layout.columns(branches[0])[0]])
-    dtype = layout.dtype if layout.encoding == "dense" else "float32"
-    maps = np.empty((num_rows, len(branches), *layout.shape), dtype)
+    maps = np.empty((num_rows, len(branches), *layout.shape), layout.decoded_dtype)
     for i, branch in enumerate(branches):
         cells = [columns[name] for name in layout.columns(branch)]
         if layout.encoding == "dense":
@@ -131,11 +137,12 @@ def decode(columns: Mapping[str, pa.Array], layout: Layout, branches: Sequence[s
             maps[:, i] = values.reshape(num_rows, *layout.shape)
         else:
             counts = _content(cells[2], "uint16")
-            _check_length(counts, num_rows * layout.num_values // layout.shape[-1], branch)
+            num_pixels = layout.num_values // layout.shape[-1]
+            _check_length(counts, num_rows * num_pixels, branch)
             sparse_maps = SparseMaps(
                 _content(cells[0], layout.dtype),
                 _content(cells[1], "uint16"),
-                counts.reshape(num_rows, -1),
+                counts.reshape(num_rows, num_pixels),
             )
             dense = to_dense(sparse_maps, layout.shape[-1])
             maps[:, i] = dense.reshape(num_rows, *layout.shape)

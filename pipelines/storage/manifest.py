@@ -116,12 +116,12 @@ class ShardFolder:
         value = atomic.read_json(path)
         if not isinstance(value, dict) or value.get("kind") != kind:
             raise ManifestError(f"{path}: no plan of {kind}; choose another folder")
-        if value["format_version"] > newest_version:
-            raise ManifestError(
-                f"{path}: format version {value['format_version']}, this program reads up to "
-                f"{newest_version}; update it"
-            )
         try:
+            if value["format_version"] > newest_version:
+                raise ManifestError(
+                    f"{path}: format version {value['format_version']}, this program reads up to "
+                    f"{newest_version}; update it"
+                )
             return Plan.from_json(value)
         except (KeyError, TypeError) as error:
             raise ManifestError(
@@ -134,9 +134,15 @@ class ShardFolder:
         atomic.write_json(self.path / PLAN, plan.to_json())
 
     def clear(self) -> None:
-        """Delete everything a stage made here, the plan first, so that no half set looks whole."""
-        for name in (PLAN, MANIFEST):
-            (self.path / name).unlink(missing_ok=True)
+        """Delete everything a stage made here.
+
+        The plan goes after the receipts: killed in between, a plan of other settings would find
+        receipts of shards with the same names that seem to hold.
+        """
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        if (self.path / RECEIPTS).is_dir():
+            shutil.rmtree(self.path / RECEIPTS)
+        (self.path / PLAN).unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -191,12 +197,16 @@ class ShardFolder:
         path = self.path / MANIFEST
         if not path.exists():
             raise ManifestError(f"{self.path}: not finished; run `{made_by}` again, it goes on")
-        entries = atomic.read_json(path)["shards"]
         names = {field.name for field in dataclasses.fields(Receipt)}
-        receipts = [
-            _to_receipt({key: value for key, value in entry.items() if key in names})
-            for entry in entries
-        ]
+        try:
+            receipts = [
+                _to_receipt({key: value for key, value in entry.items() if key in names})
+                for entry in atomic.read_json(path)["shards"]
+            ]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{path}: damaged: {error!r}; delete it and run `{made_by}` again"
+            ) from error
         for receipt in receipts:
             self._check_size(receipt, made_by)
         return plan, receipts
@@ -216,7 +226,7 @@ class ShardFolder:
             text = (self.path / RECEIPTS / f"{shard}.json").read_text(encoding="utf-8")
             receipt = _to_receipt(json.loads(text))
             size_bytes = (self.path / shard).stat().st_size
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, KeyError):  # a receipt that is damaged is none
             return None
         return receipt if size_bytes == receipt.size_bytes else None
 

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from pipelines.errors import ShardError
 from pipelines.storage import atomic
 
+_MEND = "delete it and run the stage that made it, it makes what is missing"
+
 
 class TableWriter:
     """One Parquet file being written; see `table_writer`."""
@@ -56,8 +58,12 @@ def table_writer(path: Path, schema: pa.Schema, compression: str) -> Iterator[Ta
     """
     with atomic.atomic_file(path) as file:
         writer = TableWriter(file, schema, compression)
-        yield writer
-        writer.close()
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            file.abandon()
+            raise
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -66,18 +72,42 @@ def write_table(path: Path, table: pa.Table) -> None:
         writer.write([column.combine_chunks() for column in table.columns])
 
 
-def open_file(path: Path) -> pq.ParquetFile:
+def open_file(path: Path, expected: pa.Schema | None = None) -> pq.ParquetFile:
     """Open a shard with its page checksums verified on every read.
 
+    The footer has no checksum of its own, and pyarrow passes over a column that is not there: a
+    reader names the columns that it is going to take.
+
+    Args:
+        path: the file.
+        expected: columns that must be in it, among others.
+
     Raises:
-        ShardError: it is missing or no Parquet file.
+        ShardError: it is missing, no Parquet file, or has other columns.
     """
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ShardError(
-            f"{path}: cannot be opened: {error}; run the stage that made it"
-        ) from error
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+        found = file.schema_arrow
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ShardError(f"{path}: cannot be opened: {_first_line(error)}; {_MEND}") from error
+    for column in expected or ():
+        index = found.get_field_index(column.name)  # -1 where it is missing or there twice
+        if index < 0 or not found.field(index).equals(column):
+            file.close()
+            raise ShardError(f"{path}: damaged: no {column.type} column {column.name}; {_MEND}")
+    return file
+
+
+def group_rows(path: Path, file: pq.ParquetFile, num_rows: int) -> list[int]:
+    """Return the rows of each row group.
+
+    Raises:
+        ShardError: they are not `num_rows` together, which the receipt says.
+    """
+    counts = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    if sum(counts) != num_rows:
+        raise ShardError(f"{path}: {sum(counts)} rows, its receipt says {num_rows}; {_MEND}")
+    return counts
 
 
 @contextlib.contextmanager
@@ -89,11 +119,8 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        raise ShardError(
-            f"{path}: damaged: {str(error).splitlines()[0]}; delete it and run the stage that "
-            "made it, it makes what is missing"
-        ) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ShardError(f"{path}: damaged: {_first_line(error)}; {_MEND}") from error
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -104,3 +131,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     with reading(path), open_file(path) as file:
         return file.read(columns=list(columns) if columns is not None else None)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -147,25 +147,31 @@ def read_rows(
     Raises:
         ShardError: a shard is missing or damaged.
     """
-    columns = ["id", "label", "sha256", *variants]
+    columns = schema(variants)
     first = 0
     for receipt in receipts:
         last = first + receipt.num_rows
         if first < stop and start < last:
             yield from _read_shard(
-                folder / receipt.shard, columns, max(start - first, 0), min(stop, last) - first
+                folder / receipt.shard,
+                columns,
+                receipt.num_rows,
+                max(start - first, 0),
+                min(stop, last) - first,
             )
         first = last
 
 
-def _read_shard(path: Path, columns: list[str], start: int, stop: int) -> Iterator[VariantRow]:
-    with parquet.open_file(path) as file:
+def _read_shard(
+    path: Path, columns: pa.Schema, num_rows: int, start: int, stop: int
+) -> Iterator[VariantRow]:
+    with parquet.open_file(path, columns) as file:
         first = 0
-        for group in range(file.num_row_groups):
-            last = first + file.metadata.row_group(group).num_rows
+        for group, count in enumerate(parquet.group_rows(path, file, num_rows)):
+            last = first + count
             if first < stop and start < last:
                 with parquet.reading(path):
-                    table = file.read_row_group(group, columns=columns, use_threads=False)
+                    table = file.read_row_group(group, columns=columns.names, use_threads=False)
                 low, high = max(start - first, 0), min(stop, last) - first
                 for row in zip(*(c.slice(low, high - low) for c in table.columns), strict=True):
                     id_, label, sha256, *images = (cell.as_py() for cell in row)

@@ -5,6 +5,7 @@ Read with pickles refused: a checkpoint is data, never code.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -48,8 +49,22 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         state = json.loads(arrays.pop(_STATE).tobytes())
     except FileNotFoundError:
         raise TrainingError(f"{path}: no such checkpoint; train the run first") from None
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise TrainingError(
             f"{path}: damaged: {error}; delete the run and train it again"
         ) from error
     return arrays, state
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a checkpoint's bytes, hexadecimal.
+
+    Raises:
+        TrainingError: it is missing or cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: no such checkpoint ({error.strerror}); train that run again"
+        ) from error

@@ -1,4 +1,7 @@
-"""history.jsonl: a line per evaluation, cut back to the checkpoint when a run goes on."""
+"""history.jsonl: a line per evaluation, cut back to the checkpoint when a run goes on.
+
+The models of a run are trained one after the other, so each has its lines in one stretch.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,7 @@ from pipelines.storage import atomic
 
 
 class History:
-    """The evaluations of a run, and the same numbers for TensorBoard.
-
-    Attributes:
-        length: lines that are there.
-    """
+    """The evaluations of a run, and the same numbers for TensorBoard."""
 
     def __init__(self, path: Path, tensorboard_dir: Path) -> None:
         """Open a history.
@@ -28,13 +27,23 @@ class History:
         self._path = path
         self._tensorboard_dir = tensorboard_dir
         self._writers: dict[str, Any] = {}
-        self._lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.length = len(self._lines)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self._lines = text.split("\n")[:-1]  # what a kill cut short has no end of line
 
-    def cut(self, length: int) -> None:
-        """Drop the lines behind `length`, which the replayed steps will write again."""
-        self._lines = self._lines[:length]
-        self.length = len(self._lines)
+    def length(self, model: str) -> int:
+        """Return how many evaluations of a model there are."""
+        return sum(json.loads(line)["model"] == model for line in self._lines)
+
+    def cut(self, model: str, length: int) -> None:
+        """Drop a model's lines behind its first `length`, which the replayed steps write again."""
+        kept = []
+        for line in self._lines:
+            if json.loads(line)["model"] == model:
+                length -= 1
+                if length < 0:
+                    continue
+            kept.append(line)
+        self._lines = kept
         atomic.write_bytes(self._path, "".join(f"{line}\n" for line in self._lines).encode())
         self.close()
         shutil.rmtree(self._tensorboard_dir, ignore_errors=True)
@@ -49,8 +58,8 @@ class History:
             file.flush()
             os.fsync(file.fileno())
         self._lines.append(line)
-        self.length = len(self._lines)
         self._to_tensorboard(evaluation)
+        self._writers[evaluation["model"]].flush()
 
     def close(self) -> None:
         """Flush and close the TensorBoard files."""

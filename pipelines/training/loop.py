@@ -136,12 +136,12 @@ class Trainer:
         self._settings, self._paths, self._history = settings, paths, history
         self._optimizer = keras.optimizers.SGD(settings.learning_rate)
         self._optimizer.build(topology.trainable_variables)
-        self._step_function = _compile_step(topology, self._optimizer)
-        self._logits = compile_logits(topology)
+        self._step_function = _compile_step(topology, self._optimizer, train.dtype)
+        self._logits = compile_logits(topology, val.dtype)
         self.steps_per_epoch = train.num_steps(settings.batch_size)
         self._eval_every = settings.eval_every or min(MAX_EVAL_STEPS, self.steps_per_epoch)
         patience_steps = settings.patience * self.steps_per_epoch
-        self._state = _State(0, Plateau(patience_steps), False, history.length)
+        self._state = _State(0, Plateau(patience_steps), False, 0)
 
     def run(self, on_start: Callable[[int], None], on_step: Callable[[], None]) -> Outcome:
         """Train until the plateau or the last epoch, from the last checkpoint on.
@@ -155,16 +155,16 @@ class Trainer:
         """
         if self._paths.last.exists():
             self._restore()
-        self._history.cut(self._state.history_length)
+        self._history.cut(self._name, self._state.history_length)
+        if self._state.is_finished:
+            return Outcome(self._state.step, self._state.plateau.best)
         on_start(self._state.step)
-        if self._state.step == 0 and not self._paths.last.exists():
+        if not self._paths.last.exists():
             self._evaluate([], [])
         num_steps = self._settings.epochs * self.steps_per_epoch
         losses: list[float] = []
         hits: list[float] = []
         for features, labels in self._batches():
-            if self._state.is_finished:
-                break
             loss, top1 = self._step_function(features, labels)
             losses.append(float(loss))
             hits.append(float(top1))
@@ -180,6 +180,8 @@ class Trainer:
                 self._state.is_finished = is_last
                 self._evaluate(losses, hits)
                 losses, hits = [], []
+            if self._state.is_finished:
+                break
         return Outcome(self._state.step, self._state.plateau.best)
 
     def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -192,8 +194,14 @@ class Trainer:
 
     def _evaluate(self, losses: list[float], hits: list[float]) -> None:
         """Judge the model on val, write the history's line and the checkpoints."""
-        evaluation = evaluate(self._logits, self._val, self._settings.batch_size)
         state = self._state
+        try:
+            evaluation = evaluate(self._logits, self._val, self._settings.batch_size)
+        except FloatingPointError as error:
+            raise TrainingError(
+                f"{self._name} at step {state.step}: {error}; "
+                "lower --learning-rate (the last good checkpoint is kept)"
+            ) from error
         is_better = state.plateau.is_better(evaluation.top1)
         state.plateau = state.plateau.after(state.step, evaluation.top1)
         state.is_finished = state.is_finished or state.plateau.is_over(state.step)
@@ -210,7 +218,7 @@ class Trainer:
                 "val_top5": evaluation.top5,
             }
         )
-        state.history_length = self._history.length
+        state.history_length = self._history.length(self._name)
         if is_better:
             checkpoints.save(self._paths.best, self._topology.weights(), state.to_json())
         optimizer = {
@@ -234,20 +242,35 @@ class Trainer:
         )
 
 
-def compile_logits(topology: Topology) -> Callable[[np.ndarray], Any]:
-    """Return a compiled forward pass: features (batch, branches, *shape) -> float32 logits."""
+def compile_logits(topology: Topology, dtype: str) -> Callable[[np.ndarray], Any]:
+    """Return a compiled forward pass: features (batch, branches, *shape) -> float32 logits.
+
+    Args:
+        topology: the model.
+        dtype: of the features, as the reader gives them.
+    """
     import tensorflow as tf
 
-    return tf.function(lambda features: topology.logits(features, False), reduce_retracing=True)
+    # One trace for batches of every size, the smaller last one included.
+    return tf.function(
+        lambda features: topology.logits(features, False),
+        input_signature=[tf.TensorSpec((None, *topology.input_shape), dtype)],
+    )
 
 
 def evaluate(
     logits_of: Callable[[np.ndarray], Any], reader: SplitReader, batch_size: int
 ) -> Evaluation:
-    """Judge a model on all images of a split."""
+    """Judge a model on all images of a split.
+
+    Raises:
+        FloatingPointError: a score is not finite.
+    """
     ranks, loss_sum, num_classes = [], 0.0, 0
     for batch in reader.in_order(batch_size):
         logits = logits_of(batch.features).numpy()
+        if not np.isfinite(logits).all():
+            raise FloatingPointError("a score is not a finite number")
         ranks.append(metrics.label_ranks(logits, batch.labels))
         loss_sum += float(_cross_entropy(logits, batch.labels).sum())
         num_classes = logits.shape[1]
@@ -259,12 +282,16 @@ def evaluate(
     )
 
 
-def _compile_step(topology: Topology, optimizer: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
+def _compile_step(
+    topology: Topology, optimizer: Any, dtype: str
+) -> Callable[[np.ndarray, np.ndarray], Any]:
     import tensorflow as tf
 
     variables = topology.trainable_variables
 
-    @tf.function(reduce_retracing=True)
+    features_spec = tf.TensorSpec((None, *topology.input_shape), dtype)
+
+    @tf.function(input_signature=[features_spec, tf.TensorSpec((None,), tf.int32)])
     def step(features: Any, labels: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             logits = topology.logits(features, True)
