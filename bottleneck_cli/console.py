@@ -14,7 +14,7 @@ import click
 from tqdm import tqdm
 
 _LINE_EVERY_S = 5.0
-_COLUMNS = 80  # of a terminal that does not know how wide it is; tqdm would show nothing there
+_COLUMNS, _ROWS = 80, 24  # of a terminal that does not know its size; tqdm would show nothing
 
 
 class Console:
@@ -47,6 +47,7 @@ class Console:
                 smoothing=0.1,
                 dynamic_ncols=columns > 0,
                 ncols=None if columns else _COLUMNS,
+                nrows=None if columns else _ROWS,
             )
         else:
             self._lines = _Lines(what, total, unit, done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from importlib import metadata
 from typing import Any
 
@@ -53,6 +54,8 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what a user can mend becomes one line on stderr."""
+        # Corrupt metadata of one photograph among a million; what matters is quarantined.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             return super().invoke(ctx)
         except PipelineError as error:

@@ -47,6 +47,8 @@ Qualities = Annotated[
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 RunName = Annotated[str, AfterValidator(_plain_name)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+# NumPy's and Keras's global seeds are 32 bits.
+Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**32)]
 Positive = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 PositiveFloat = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
@@ -151,7 +153,7 @@ class ExtractConfig(Table):
     )
     features_dir: str = _key(
         "features",
-        "The folder for the caches, relative to the workspace.",
+        "The folder for the caches.",
         "a path",
         metavar="DIR",
     )
@@ -244,7 +246,7 @@ class EvalConfig(Table):
 class GlobalConfig(Table):
     """The keys outside any table; flags of every command."""
 
-    seed: Count = _key(0, "Fixes splits, orders and random starts.", "0 or more")
+    seed: Seed = _key(0, "Fixes splits, orders and random starts.", "from 0 to 4294967295")
     verbosity: Annotated[int, BeforeValidator(_no_bool), Field(ge=-1, le=1)] = _key(
         0, "-1 as -q: errors only; 1 as -v: details.", "-1, 0 or 1"
     )

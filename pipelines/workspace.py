@@ -41,8 +41,8 @@ def read_file(workspace_dir: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{workspace_dir.absolute()}: no {FILE_NAME} here; run in a workspace, name one with -C, "
-            "or make one with `bottleneck init DIR --images PATH`",
+            f"{workspace_dir.absolute()}: no {FILE_NAME} here; run in a workspace, name one with "
+            "-C, or make one with `bottleneck init DIR --images PATH`",
             is_usage=True,
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

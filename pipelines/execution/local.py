@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+_logger = logging.getLogger(__name__)
 
 
 def num_cores() -> int:
@@ -84,6 +86,8 @@ def run_tasks(
         for output, receipt in zip(todo, run_one(task, todo), strict=True):
             output.folder.commit(receipt)  # a crash loses one shard at most
             output.receipts[task.shard] = receipt
+            path = output.folder.path / task.shard
+            _logger.info("%s: %d rows, %d bytes", path, receipt.num_rows, receipt.size_bytes)
         check()
     for output in outputs:
         output.folder.finish(output.plan, output.receipts)

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from pipelines.errors import ManifestError, SourceError
 from pipelines.images import splits
+from pipelines.images.folders import first_few
 from pipelines.images.sources import Source
 from pipelines.progress import Progress
 from pipelines.storage import atomic, parquet
@@ -28,6 +29,7 @@ from pipelines.storage.manifest import check_same, digest
 
 FORMAT_VERSION = 1
 _HASH_CHUNK = 2_000  # files a hash shard: a few seconds of work that a kill can cost
+_UNREADABLE = "cannot be read: "  # no digest starts like this
 _HASH_SCHEMA = pa.schema([("id", pa.string()), ("sha256", pa.string())])
 
 
@@ -103,11 +105,27 @@ def open_index(
         if info.get("format_version") != FORMAT_VERSION:
             raise ManifestError(f"{path}: format version {info.get('format_version')}, not 1")
         mend = "ask for that again, or start over with `bottleneck compress --overwrite`"
-        check_same(info["fingerprint"], fingerprint, path, mend)
+        made = info["fingerprint"]
+        if made["images"] != fingerprint["images"] and made["limit"] == limit == 0:
+            mend = _changes(folder, info, source) + mend
+        check_same(made, fingerprint, path, mend)
         return Index(parquet.read_table(folder / "images.parquet"), info)
     atomic.make_folder(folder)
     atomic.sweep(folder)
     return _make(folder, source, fingerprint, map_files, progress)
+
+
+def _changes(folder: Path, info: Mapping[str, Any], source: Source) -> str:
+    """Name the images that came and went since an index of all images was made."""
+    made = parquet.read_table(folder / "images.parquet", ["id"])["id"].to_pylist()
+    before = {*made, *(name for name, _ in info["problems"])}
+    now = {*source.table["id"].to_pylist(), *(name for name, _ in source.problems)}
+    words = [
+        f"{word} {first_few(sorted(names))}; "
+        for word, names in (("new", now - before), ("gone", before - now))
+        if names
+    ]
+    return "".join(words)
 
 
 def _make(
@@ -124,16 +142,17 @@ def _make(
     groups = None
     if splits.needs_hashes(given):
         hashes = _hash_files(folder, source, ids.to_pylist(), map_files, progress)
-        readable = np.array([len(value) == 64 for value in hashes])
+        readable = np.array([not value.startswith(_UNREADABLE) for value in hashes])
         problems += [
             (name, value)
             for name, value in zip(ids.to_pylist(), hashes, strict=True)
-            if len(value) != 64
+            if value.startswith(_UNREADABLE)
         ]
         ids, labels, given = ids.filter(pa.array(readable)), labels[readable], given[readable]
         found = np.array(hashes)[readable]
         groups = np.unique(found, return_inverse=True)[1]
     final, note = splits.assign_splits(labels, given, groups, seed)
+    _check_train(source, labels[final == splits.TRAIN], fingerprint["limit"])
     order = splits.plan_order(final, seed)
     table = pa.table(
         {
@@ -156,6 +175,15 @@ def _make(
     return Index(table, info)
 
 
+def _check_train(source: Source, train_labels: np.ndarray, limit: int) -> None:
+    """Check that every class can be learned."""
+    missing = sorted(set(range(len(source.classes))) - set(train_labels.tolist()))
+    if missing:
+        names = first_few(source.classes[label] for label in missing)
+        reason = f"limit {limit} is too small" if limit else "none of its images can be read"
+        raise SourceError(f"{source.root}: no training image of {names}; {reason}")
+
+
 def _hash_files(
     folder: Path,
     source: Source,
@@ -166,7 +194,7 @@ def _hash_files(
     """Hash every file, in chunks that a killed run need not do again.
 
     Returns:
-        For each id the SHA-256 in hexadecimal (64 characters), or why it cannot be read.
+        For each id the SHA-256 in hexadecimal, or why it cannot be read (from `_UNREADABLE` on).
     """
     hash_dir = folder / "hashes"
     atomic.make_folder(hash_dir)
@@ -180,7 +208,7 @@ def _hash_files(
                     sha256.update(block)
             return sha256.hexdigest()
         except OSError as error:
-            return f"cannot be read: {error.strerror}"
+            return f"{_UNREADABLE}{error.strerror}"
 
     done: list[str] = []
     progress.start("hash", len(ids), "image")
@@ -194,6 +222,6 @@ def _hash_files(
             parquet.write_table(path, table)
         done += table["sha256"].to_pylist()
         progress.advance(len(chunk))
-    if not any(len(value) == 64 for value in done):
+    if all(value.startswith(_UNREADABLE) for value in done):
         raise SourceError(f"{source.root}: none of its {len(done)} images can be read; {done[0]}")
     return done

@@ -101,10 +101,21 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON with a stable key order, durably."""
+def update_bytes(path: Path, data: bytes) -> None:
+    """Write a small file durably, unless it holds these bytes already."""
+    if not path.is_file() or path.read_bytes() != data:
+        write_bytes(path, data)
+
+
+def to_json(value: object) -> bytes:
+    """Turn `value` into indented JSON with a stable key order."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode("utf-8"))
+    return (text + "\n").encode("utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as `to_json` gives it, durably."""
+    write_bytes(path, to_json(value))
 
 
 def read_json(path: Path) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import atomic
 
 PLAN, MANIFEST, RECEIPTS = "plan.json", "manifest.json", "receipts"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +177,8 @@ class ShardFolder:
             {**dataclasses.asdict(task), **dataclasses.asdict(receipts[task.shard])}
             for task in plan.tasks
         ]
-        atomic.write_json(self.path / MANIFEST, {**plan.to_json(), "shards": shards})
+        value = {**plan.to_json(), "shards": shards}
+        atomic.update_bytes(self.path / MANIFEST, atomic.to_json(value))
 
     def read_manifest(
         self, kind: str, newest_version: int, made_by: str
@@ -291,4 +294,6 @@ def _differences(made: Any, asked: Any, name: str) -> Iterator[str]:
 
 def _short(value: object) -> str:
     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if _SHA256.fullmatch(text):
+        return text[:12]
     return text if len(text) <= 60 else text[:57] + "..."

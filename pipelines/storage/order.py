@@ -47,7 +47,8 @@ def epoch_windows(
         gathered.append(int(group))
         count += group_rows[group]
         if count >= window_rows or position == len(order) - 1:
-            rows = _generator(seed, epoch, len(windows)).permutation(count)
+            # From 1, since a seed sequence takes (seed, epoch, 0) for (seed, epoch).
+            rows = _generator(seed, epoch, 1 + len(windows)).permutation(count)
             windows.append(Window(np.array(gathered), rows, start))
             start, count, gathered = start + count, 0, []
     return windows

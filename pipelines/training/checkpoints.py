@@ -44,7 +44,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         TrainingError: it is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         state = json.loads(arrays.pop(_STATE).tobytes())
     except FileNotFoundError:
