@@ -36,7 +36,10 @@ def configure() -> dict[str, Any]:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     except RuntimeError:  # already running in this process, with what it was started with
         threads = tf.config.threading.get_intra_op_parallelism_threads() or threads
-    gpus = tf.config.list_physical_devices("GPU")
+    # Without a driver the search for GPUs prints an error that is none.
+    has_driver = Path("/dev/nvidiactl").exists()
+    with contextlib.nullcontext() if has_driver else _native_stderr_silenced():
+        gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -63,7 +66,7 @@ def make_deterministic() -> None:
 
 @contextlib.contextmanager
 def _native_stderr_silenced() -> Iterator[None]:
-    """Drop what TensorFlow's native start-up prints before any log level applies to it."""
+    """Drop what native code prints before TensorFlow's log level applies to it."""
     sys.stderr.flush()
     saved = os.dup(2)
     try:

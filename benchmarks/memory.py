@@ -1,0 +1,117 @@
+"""Peak memory of each stage on a small and on a large set: it should hardly grow.
+
+Every stage runs as the real command in a process of its own, and the system says what that process
+held at most (`ru_maxrss`, resident pages, shared libraries included). Training reads its cache from
+the disk (`--memory-budget-mb 0`).
+
+Nothing heavy is imported here: Linux counts the memory of a process before its `exec` in, and
+that is this one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import report
+
+_STAGES = ("compress", "extract", "train-tail")
+_BACKBONE = "efficientnet_lite0"
+_TARGET = "at most 1.1"
+_PROGRAM = "from bottleneck_cli.main import main; main()"
+# macOS gives bytes, all others KiB.
+_MB_PER_UNIT = 1e-6 if sys.platform == "darwin" else 1024e-6
+
+
+def main() -> None:
+    """Measure and publish."""
+    parser = report.parser("memory", "Measure the peak memory of the stages.", repetitions=1)
+    parser.add_argument(
+        "--images",
+        type=report.positive,
+        nargs=2,
+        default=[600, 2400],
+        metavar=("SMALL", "LARGE"),
+        help="solar cells of the two sets, of 2,624",
+    )
+    parser.add_argument(
+        "--stages", nargs="+", choices=_STAGES, default=list(_STAGES), help="which to report"
+    )
+    parser.add_argument(
+        "--nodes",
+        nargs="+",
+        default=["avg_pool", "block7a_expand_activation"],
+        help="extracted in one pass, then trained from one by one",
+    )
+    parser.add_argument("--qualities", metavar="QF,QF,...", help="of the variants, else all ten")
+    arguments = parser.parse_args()
+    if arguments.images[0] >= arguments.images[1]:
+        parser.error("--images: the first number must be the smaller one")
+    peaks: dict[str, tuple[list[float], list[float]]] = {}
+    for _ in range(arguments.repetitions):
+        for i, num_images in enumerate(arguments.images):
+            for name, peak_mb in _run_all(num_images, arguments):
+                peaks.setdefault(name, ([], []))[i].append(peak_mb)
+    report.publish("memory", arguments, [_row(name, arguments, *peaks[name]) for name in peaks])
+
+
+def _row(
+    name: str, arguments: argparse.Namespace, small: list[float], large: list[float]
+) -> report.Row:
+    few, many = arguments.images
+    return report.compare(
+        f"{name}, {many:,} images", "MB at most", large, small, f"{few:,} images", _TARGET
+    )
+
+
+def _run_all(num_images: int, arguments: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """Run the stages up to the last one asked for; give name and peak in MB of those asked."""
+    last = max(_STAGES.index(stage) for stage in arguments.stages)
+    with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
+        workspace_dir = Path(folder) / "workspace"
+        _peak_mb("init", str(workspace_dir), "--images", "elpv")
+        for name, stage, flags in _commands(num_images, arguments):
+            if _STAGES.index(stage) > last:
+                return
+            peak_mb = _peak_mb(stage, "-C", str(workspace_dir), *flags)
+            if stage in arguments.stages:
+                yield name, peak_mb
+
+
+def _commands(
+    num_images: int, arguments: argparse.Namespace
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Give a name, the command and its flags, in the order in which they can run."""
+    qualities = ["--qualities", arguments.qualities] if arguments.qualities else []
+    yield "compress", "compress", ["--limit", str(num_images), *qualities]
+    named = [flag for node in arguments.nodes for flag in ("--node", node)]
+    yield "extract", "extract", ["--backbone", _BACKBONE, *named]
+    for node in arguments.nodes:
+        flags = ["--node", node, "--memory-budget-mb", "0", "--epochs", "1"]
+        yield f"train-tail {node}", "train-tail", flags
+
+
+def _peak_mb(*arguments: str) -> float:
+    """Run `bottleneck` with these arguments in a process; its peak resident memory in MB.
+
+    Raises:
+        RuntimeError: the command failed; its own message is on stderr.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *arguments, "-q"], stdout=subprocess.DEVNULL
+    )
+    # `resource.getrusage` would give the highest of all children so far, this gives the one's.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"bottleneck {' '.join(arguments)}: exit status {process.returncode}")
+    return usage.ru_maxrss * _MB_PER_UNIT
+
+
+if __name__ == "__main__":
+    main()
