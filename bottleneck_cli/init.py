@@ -72,5 +72,5 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"splits given: {splits}",
     ]
     if found["num_problems"]:
-        lines.append(f"{found['num_problems']} entries cannot be read and will be quarantined")
+        lines.append(f"entries that cannot be read and go to quarantine: {found['num_problems']}")
     return lines

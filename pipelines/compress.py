@@ -264,7 +264,9 @@ def _encode(
     try:
         size_bytes = path.stat().st_size
         if size_bytes > MAX_FILE_BYTES:
-            raise ImageError(f"{size_bytes >> 20} MiB, over the limit of {MAX_FILE_BYTES >> 20}")
+            raise ImageError(
+                f"the file has {size_bytes:,} bytes, over the limit of {MAX_FILE_BYTES:,}"
+            )
         data = path.read_bytes()
         pixels = decode.decode_original(data, max_megapixels=max_megapixels)
         encoded = codec.encode(pixels)
@@ -306,7 +308,7 @@ def _report(folder: ShardFolder, receipts: Mapping[str, Receipt], progress: Prog
     num_wrong = sum(receipt.stats["num_wrong_extension"] for receipt in receipts.values())
     if num_wrong:
         progress.say(
-            f"{num_wrong} of the images are of another format than their extension says; "
+            f"images of another format than their extension says: {num_wrong}; "
             "they are read by their content"
         )
     columns = ["id", "label", "sha256"]

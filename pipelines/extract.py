@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import ExtractConfig
+from pipelines.errors import ManifestError
 from pipelines.execution import devices
 from pipelines.execution.local import Output, num_cores, ordered_map, run_tasks
 from pipelines.images import preprocess
@@ -28,6 +29,7 @@ from pipelines.storage.manifest import (
     ShardFolder,
     Task,
     check_same,
+    digest,
     split_into_tasks,
 )
 
@@ -88,6 +90,8 @@ def _asked_fingerprint(
     """Return the part of the fingerprint that is known before TensorFlow is loaded."""
     return {
         "variants": source.plan.fingerprint,
+        # Settings do not tell which images could be used: one that was mended moves all rows.
+        "variants_sha256": digest([receipt.sha256 for receipt in source.receipts]),
         "branches": list(source.names),
         "backbone": config.backbone,
         **backbones.weights_identity(config.backbone, config.weights),
@@ -102,9 +106,10 @@ def _asked_fingerprint(
 def _finished(features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any]) -> list[Output]:
     """Find the asked caches if all of them are whole and made with the asked settings."""
     found = []
-    for name in config.node:
+    names = config.node or _names_of_default(features_dir)
+    for name in names:
         folder = _existing_folder(features_dir, name)
-        plan = folder.read_plan("features", features.FORMAT_VERSION) if folder else None
+        plan = _read_plan(folder, config.overwrite) if folder else None
         if folder is None or plan is None:
             return []
         made = {key: value for key, value in plan.fingerprint.items() if key in asked}
@@ -116,6 +121,23 @@ def _finished(features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any
             return []
         found.append(output)
     return found
+
+
+def _read_plan(folder: ShardFolder, overwrite: bool) -> Plan | None:
+    """Return the published plan; None where there is none, or a damaged one may be replaced."""
+    try:
+        return folder.read_plan("features", features.FORMAT_VERSION)
+    except ManifestError:
+        if not overwrite:
+            raise
+        return None
+
+
+def _names_of_default(features_dir: Path) -> list[str]:
+    """Find the caches of a node that was taken because none was named."""
+    folders = [ShardFolder(path.parent) for path in features_dir.glob("*/plan.json")]
+    plans = [(folder.path.name, _read_plan(folder, True)) for folder in folders]
+    return [name for name, plan in plans if plan and plan.details.get("feeds_decision")]
 
 
 def _existing_folder(features_dir: Path, name: str) -> ShardFolder | None:
@@ -228,8 +250,8 @@ def _prepare(
             "protocol": protocol.describe(),
             "profile": profile,
         }
-        plan = folder.read_plan("features", features.FORMAT_VERSION)
-        if plan is not None and config.overwrite and plan.fingerprint != fingerprint:
+        plan = _read_plan(folder, config.overwrite)
+        if config.overwrite and (plan is None or plan.fingerprint != fingerprint):
             folder.clear()
             plan = None
         if plan is not None:
@@ -243,6 +265,7 @@ def _prepare(
                 "node": node.name,
                 "weights": config.weights,
                 "blocks": list(blocks.blocks_behind(backbone.name, backbone.model, node)),
+                "feeds_decision": node.name == _default_node(backbone),
                 "classes": source.plan.details["classes"],
                 "split_note": source.plan.details["note"],
             }
@@ -253,9 +276,14 @@ def _prepare(
     return _Job(source, outputs, layouts, run_forward, prepare, config.batch_size, progress)
 
 
+def _default_node(backbone: backbones.Backbone) -> str:
+    """Return the node that the decision layer reads, where the thesis's first run starts."""
+    return str(blocks.list_blocks(backbone.name, backbone.model)[-1].input_node)
+
+
 def _choose_nodes(backbone: backbones.Backbone, asked: Sequence[str]) -> list[nodes.Node]:
     if not asked:
-        return [nodes.list_nodes(backbone.name, backbone.model)[-1]]
+        asked = [_default_node(backbone)]
     found = [nodes.find_node(backbone.name, backbone.model, name) for name in asked]
     return list({node.name: node for node in found}.values())
 

@@ -56,7 +56,10 @@ def write(workspace_dir: Path, name: str, run: Run) -> None:
 
 def point_latest(workspace_dir: Path, name: str) -> None:
     """Make a run the one that eval takes when none is named."""
-    atomic.write_json(workspace_dir / "runs" / "latest.json", {"run": name})
+    folder = workspace_dir / "runs"
+    with atomic.exclusive(folder, wait=True):
+        atomic.sweep(folder)
+        atomic.write_json(folder / "latest.json", {"run": name})
 
 
 def read(workspace_dir: Path, name: str) -> Run:

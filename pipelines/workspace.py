@@ -39,7 +39,7 @@ def read_file(workspace_dir: Path) -> dict[str, Any]:
     path = workspace_dir / FILE_NAME
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{workspace_dir.absolute()}: no {FILE_NAME} here; run in a workspace, name one with "
             "-C, or make one with `bottleneck init DIR --images PATH`",

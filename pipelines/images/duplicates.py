@@ -31,8 +31,8 @@ def notes(split_names: Sequence[str], tables: Sequence[pa.Table]) -> list[str]:
     if example:
         names = " and ".join(table["id"][row].as_py() for row in example)
         found.append(
-            f"{num_across} images stand with the same bytes in more than one split (first: "
-            f"{names}); the splits stay as given, but accuracies on them may flatter"
+            f"images whose bytes stand in more than one split: {num_across} (first: {names}); "
+            "the splits stay as they are, but accuracies on them may flatter"
         )
     labels_of: dict[bytes, set[int]] = defaultdict(set)
     for sha256, label in zip(sha256s, table["label"].to_pylist(), strict=True):
@@ -41,7 +41,6 @@ def notes(split_names: Sequence[str], tables: Sequence[pa.Table]) -> list[str]:
     if conflicting:
         first = table["id"][int(np.argmax(sha256s == conflicting[0]))].as_py()
         found.append(
-            f"{len(conflicting)} images stand with the same bytes under different labels "
-            f"(first: {first})"
+            f"images whose bytes stand under different labels: {len(conflicting)} (first: {first})"
         )
     return found

@@ -277,7 +277,7 @@ def _hash_arrays(name: str, model: Any) -> str:
         for index, weight in enumerate(getattr(operation, "weights", ())):
             # Not the weight's own path: Keras numbers unnamed ones (ConvNeXt's scales) through
             # the process, as it does with layers.
-            array = np.ascontiguousarray(weight)
+            array = np.ascontiguousarray(weight.numpy())
             path = f"{layer_name}/{index}"
             digest.update(f"{path}\0{array.dtype.str}\0{array.shape}\0".encode())
             digest.update(array.data)

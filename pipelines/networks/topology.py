@@ -111,7 +111,7 @@ class Topology:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return all weights by a name that is the same in every process and for every node."""
-        return {name: np.array(variable.value) for name, variable in self._variables().items()}
+        return {name: variable.numpy().copy() for name, variable in self._variables().items()}
 
     def assign(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Take over the weights that have a known name.

@@ -127,7 +127,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ManifestError(f"{path}: cannot be read: {error}; run the stage again") from error
+        raise ManifestError(f"{path}: cannot be read: {error}; delete it and run the stage again") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -160,8 +160,12 @@ def sweep(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder` for this process; the kernel lets go when the process ends, however it ends.
+
+    Args:
+        folder: made when missing.
+        wait: until another process lets go, for what takes a moment only.
 
     Raises:
         ManifestError: another process holds it.
@@ -171,7 +175,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context((folder / ".lock").open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise ManifestError(
                 f"{folder}: another command is at work here; wait for it or stop it"

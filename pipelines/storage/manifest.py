@@ -131,7 +131,9 @@ class ShardFolder:
             ) from error
 
     def publish(self, plan: Plan) -> None:
-        """Write plan.json, before any shard."""
+        """Write plan.json, before any shard; receipts of a plan that is gone prove nothing."""
+        if (self.path / RECEIPTS).is_dir():
+            shutil.rmtree(self.path / RECEIPTS)
         atomic.make_folder(self.path / RECEIPTS)
         atomic.write_json(self.path / PLAN, plan.to_json())
 

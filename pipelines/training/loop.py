@@ -222,7 +222,7 @@ class Trainer:
         if is_better:
             checkpoints.save(self._paths.best, self._topology.weights(), state.to_json())
         optimizer = {
-            f"{_OPTIMIZER}{i:04d}": np.array(variable.value)
+            f"{_OPTIMIZER}{i:04d}": variable.numpy().copy()
             for i, variable in enumerate(self._optimizer.variables)
         }
         weights = self._topology.weights()

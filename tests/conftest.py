@@ -1,0 +1,91 @@
+"""A tiny workspace, compressed and extracted once with a real network; tests work on copies."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from images import write_jpeg, write_png
+
+from pipelines.config import CompressConfig, ExtractConfig
+from pipelines.progress import Silent
+
+NUM_PER_CLASS = 10
+BATCH_SIZE = 4  # divides no shard of the workspace: every last batch is padded
+
+
+class Extracted(NamedTuple):
+    """A workspace behind its first two stages; not to be changed.
+
+    Attributes:
+        path: the workspace.
+        config: what its two caches, float32, were extracted with.
+        summary: what extract returned.
+    """
+
+    path: Path
+    config: ExtractConfig
+    summary: dict[str, Any]
+
+
+class Notes(Silent):
+    """Keeps what a stage says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of small pieces of real photographs, JPEG and PNG, gray and colour."""
+    from skimage import data
+
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    pictures = {"brick": data.brick(), "grass": data.grass(), "gravel": data.gravel()}
+    for name, picture in {**pictures, "coffee": data.coffee()}.items():
+        (root / name).mkdir()
+        for number in range(NUM_PER_CLASS):
+            side = int(rng.integers(40, 90))
+            top, left = (int(rng.integers(0, length - side)) for length in picture.shape[:2])
+            piece = np.ascontiguousarray(picture[top : top + side, left : left + side])
+            if number % 2:
+                write_png(root / name / f"{number:02d}.png", piece)
+            else:
+                write_jpeg(root / name / f"{number:02d}.jpg", piece)
+    return root
+
+
+@pytest.fixture(scope="session")
+def extracted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Extracted:
+    """The workspace of the photos, with the caches of two nodes of EfficientNet-Lite0."""
+    from pipelines import compress, extract
+
+    workspace = tmp_path_factory.mktemp("extracted")
+    (workspace / "bottleneck.toml").write_text("")
+    images = CompressConfig(images=str(photos), qualities=(10, 50), shards=5)
+    compress.run(workspace, images, 0, Silent())
+    config = ExtractConfig(
+        backbone="efficientnet_lite0",
+        node=("avg_pool", "block7a_expand_activation"),
+        dtype="float32",
+        batch_size=BATCH_SIZE,
+    )
+    return Extracted(workspace, config, extract.run(workspace, config, 0, Silent()))
+
+
+@pytest.fixture
+def workspace(extracted: Extracted, tmp_path: Path) -> Path:
+    """A copy of the extracted workspace that a test may change."""
+    return Path(shutil.copytree(extracted.path, tmp_path / "workspace"))

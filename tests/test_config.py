@@ -1,0 +1,133 @@
+"""Settings: what each key takes, what it refuses, and that each says so for the user."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.config import (
+    TABLES,
+    CompressConfig,
+    EvalConfig,
+    ExtractConfig,
+    GlobalConfig,
+    Table,
+    TrainTailConfig,
+)
+
+MODELS = [*TABLES.values(), GlobalConfig]
+KEYS = [(model, name) for model in MODELS for name in model.model_fields]
+
+
+def key_id(value: object) -> str | None:
+    return value.__name__ if isinstance(value, type) else None
+
+
+@pytest.mark.parametrize(("model", "name"), KEYS, ids=key_id)
+def test_key_has_a_sentence_and_says_what_is_allowed(model, name):
+    field = model.model_fields[name]
+    assert field.description.endswith(".")
+    assert field.json_schema_extra["allowed"]
+
+
+@pytest.mark.parametrize(("model", "name"), KEYS, ids=key_id)
+def test_key_default_is_allowed(model, name):
+    field = model.model_fields[name]
+    assert getattr(model(**{field.alias or name: field.default}), name) == field.default
+
+
+@pytest.mark.parametrize("model", MODELS, ids=key_id)
+def test_table_unknown_key_is_refused(model):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        model(colour="red")
+
+
+@pytest.mark.parametrize("model", MODELS, ids=key_id)
+def test_table_cannot_be_changed(model):
+    table = model()
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(table, next(iter(model.model_fields)), 1)
+
+
+def test_compress_config_default_is_ten_qualities():
+    assert CompressConfig().qualities == tuple(range(10, 101, 10))
+
+
+def test_train_tail_config_default_is_the_schedule_of_the_thesis():
+    config = TrainTailConfig()
+    assert (config.epochs, config.batch_size, config.learning_rate) == (20, 100, 0.01)
+    assert (config.gradients, config.head_init, config.default) == ("original", "random", "trained")
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value", "expected"),
+    [
+        (CompressConfig, "qualities", "90, 10,50", (10, 50, 90)),
+        (CompressConfig, "qualities", [100, 1], (1, 100)),
+        (CompressConfig, "qualities", 50, (50,)),
+        (CompressConfig, "limit", "12", 12),
+        (CompressConfig, "max_bad_share", "0.5", 0.5),
+        (CompressConfig, "max_bad_share", 1, 1.0),
+        (ExtractConfig, "node", ["a,b", "c"], ("a", "b", "c")),
+        (ExtractConfig, "branches", "original,q010", ("original", "q010")),
+        (ExtractConfig, "batch_size", "1", 1),
+        (TrainTailConfig, "run", "second-try_2.0", "second-try_2.0"),
+        (GlobalConfig, "seed", str(2**32 - 1), 2**32 - 1),
+        (GlobalConfig, "verbosity", -1, -1),
+    ],
+)
+def test_key_value_as_file_or_flag_gives_it_is_understood(model, key, value, expected):
+    assert getattr(model(**{key: value}), key) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        (CompressConfig, "images", 5),
+        (CompressConfig, "qualities", []),
+        (CompressConfig, "qualities", ""),
+        (CompressConfig, "qualities", [10, 0]),
+        (CompressConfig, "qualities", "10,101"),
+        (CompressConfig, "qualities", [10, 20, 10]),
+        (CompressConfig, "qualities", [10.5]),
+        (CompressConfig, "qualities", [True]),
+        (CompressConfig, "qualities", "ten"),
+        (CompressConfig, "subsampling", "4:1:1"),
+        (CompressConfig, "shards", -1),
+        (CompressConfig, "workers", True),
+        (CompressConfig, "limit", 1.5),
+        (CompressConfig, "max_bad_share", 1.01),
+        (CompressConfig, "max_bad_share", -0.01),
+        (CompressConfig, "max_bad_share", float("nan")),
+        (CompressConfig, "max_megapixels", 0),
+        (CompressConfig, "max_megapixels", float("inf")),
+        (CompressConfig, "overwrite", "perhaps"),
+        (ExtractConfig, "dtype", "float64"),
+        (ExtractConfig, "format", "hdf5"),
+        (ExtractConfig, "batch_size", 0),
+        (TrainTailConfig, "run", "../elsewhere"),
+        (TrainTailConfig, "run", ".."),
+        (TrainTailConfig, "run", "a\\b"),
+        (TrainTailConfig, "start_from", "runs/a"),
+        (TrainTailConfig, "epochs", 0),
+        (TrainTailConfig, "learning_rate", 0),
+        (TrainTailConfig, "learning_rate", float("nan")),
+        (TrainTailConfig, "gradients", "none"),
+        (TrainTailConfig, "patience", 0),
+        (EvalConfig, "split", "train"),
+        (EvalConfig, "run", " padded "),
+        (GlobalConfig, "seed", -1),
+        (GlobalConfig, "seed", 2**32),
+        (GlobalConfig, "verbosity", 2),
+        (GlobalConfig, "json", "perhaps"),
+    ],
+)
+def test_key_value_out_of_range_is_refused_by_name(model, key, value):
+    with pytest.raises(ValidationError) as caught:
+        model(**{key: value})
+    assert {error["loc"][0] for error in caught.value.errors()} == {key}
+
+
+def test_tables_are_the_four_stages_in_their_order():
+    assert list(TABLES) == ["compress", "extract", "train-tail", "eval"]
+    assert all(issubclass(model, Table) for model in TABLES.values())

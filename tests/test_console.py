@@ -1,0 +1,194 @@
+"""What the user sees: bars on a terminal, lines elsewhere, errors alone under -q, results apart."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from commands import logging_left_as_it_was
+from images import make_class_folders
+
+from bottleneck_cli import console
+from bottleneck_cli.console import Console
+
+# Reports 7 of 9 units, 2 of them from before, and says one thing in between.
+PROGRAM = """
+from bottleneck_cli.console import Console
+shown = Console(verbosity=0, json_output=False)
+shown.start("compress", 9, "image", done=2)
+shown.advance(3)
+shown.say("a note")
+shown.advance(2)
+shown.emit({}, ["the result"])
+"""
+
+
+@pytest.fixture(autouse=True)
+def logging_restored():
+    with logging_left_as_it_was():
+        yield
+
+
+def on_a_terminal(*command: str | Path, size: tuple[int, int] = (24, 100), status: int = 0) -> str:
+    """Run a command with a terminal of (rows, columns) as its stdout and stderr."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        output = b""
+        try:
+            while block := os.read(ours, 4096):
+                output += block
+        except OSError as error:  # how Linux tells that the other side is closed
+            assert error.errno == errno.EIO
+        finally:
+            os.close(ours)
+    assert process.returncode == status, output
+    return output.decode()
+
+
+@pytest.mark.parametrize("size", [(24, 100), (0, 0)], ids=["known size", "unknown size"])
+def test_console_on_a_terminal_shows_a_bar_and_notes_above_it(size):
+    output = on_a_terminal(sys.executable, "-c", PROGRAM, size=size)
+    assert re.search(r"\rcompress:  78%\|.*\| 7/9 \[.*images/s\]\r\n", output)
+    assert re.search(r"\r *\ra note\r\n\rcompress: ", output)
+    assert output.endswith("\r\nthe result\r\n")
+
+
+def test_compress_on_a_terminal_shows_bars(tmp_path):
+    make_class_folders(tmp_path / "photos")
+    (tmp_path / "bottleneck.toml").write_text("[compress]\nimages = 'photos'\nqualities = [50]\n")
+    program = Path(sys.executable).with_name("bottleneck")
+    output = on_a_terminal(program, "compress", "-C", tmp_path)
+    assert re.search(r"\rhash: 100%\|.*\| 8/8 \[.*images/s\]", output)
+    assert re.search(r"\rcompress: 100%\|.*\| 8/8 \[.*images/s\]\r\ncompress: 8 images, ", output)
+
+
+def test_compress_error_on_a_terminal_starts_on_a_line_below_the_bar(tmp_path):
+    for path in make_class_folders(tmp_path / "photos")[:2]:
+        path.write_bytes(b"no image")
+    (tmp_path / "bottleneck.toml").write_text("[compress]\nimages = 'photos'\nqualities = [50]\n")
+    program = Path(sys.executable).with_name("bottleneck")
+    output = on_a_terminal(program, "compress", "-C", tmp_path, status=1)
+    assert re.search(
+        r"\rcompress: [^\n]*images/s\]\r\nerror: [^\n]*cannot be used[^\n]*\n$", output
+    )
+
+
+def test_console_elsewhere_writes_a_line_with_rate_and_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_LINE_EVERY_S", 0.0)
+    shown = Console(0, json_output=False)
+    shown.start("compress", 9, "image", done=2)
+    shown.advance(3)
+    shown.advance(4)
+    output = capsys.readouterr()
+    pattern = r"compress: (\d)/9 images, [\d.]+ images/s, (\d\d:\d\d) left"
+    assert re.findall(pattern, output.err)[0][0] == "5"
+    assert re.findall(pattern, output.err)[1] == ("9", "00:00")
+    assert len(output.err.splitlines()) == 2
+    assert output.out == ""
+
+
+def test_console_elsewhere_counts_rate_without_what_was_there_before(capsys, monkeypatch):
+    now = iter([100.0, 110.0])
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    shown = Console(0, json_output=False)
+    shown.start("extract", 1000, "image", done=500)
+    shown.advance(50)
+    assert capsys.readouterr().err == "extract: 550/1000 images, 5.0 images/s, 01:30 left\n"
+
+
+def test_console_elsewhere_is_silent_between_lines_but_for_the_last(capsys):
+    shown = Console(0, json_output=False)
+    shown.start("compress", 100, "image")
+    for _ in range(100):
+        shown.advance(1)
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["100/100"]
+
+
+def test_console_nothing_left_to_do_shows_no_progress(capsys):
+    shown = Console(0, json_output=False)
+    shown.start("compress", 9, "image", done=9)
+    shown.advance(0)
+    assert capsys.readouterr().err == ""
+
+
+def test_console_notes_go_to_stderr_and_results_to_stdout(capsys):
+    shown = Console(0, json_output=False)
+    shown.say("a note")
+    shown.emit({"stage": "x"}, ["first", "second"])
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("first\nsecond\n", "a note\n")
+
+
+def test_console_json_is_one_line_of_stdout(capsys):
+    shown = Console(0, json_output=True)
+    summary = {"stage": "init", "classes": {"größer\nals": 1}, "gain": None}
+    shown.emit(summary, ["text"])
+    output = capsys.readouterr()
+    assert output.out.count("\n") == 1
+    assert json.loads(output.out) == summary
+    assert output.err == ""
+
+
+def test_console_json_refuses_what_json_cannot_hold():
+    with pytest.raises(ValueError, match="Out of range float values"):
+        Console(0, json_output=True).emit({"gain": float("nan")}, [])
+
+
+def test_console_quiet_prints_nothing_but_errors(capsys):
+    shown = Console(-1, json_output=False)
+    shown.start("compress", 1, "image")
+    shown.advance(1)
+    shown.say("a note")
+    logging.getLogger("pipelines.images").warning("a warning")
+    shown.emit({}, ["result"])
+    assert capsys.readouterr() == ("", "")
+    logging.getLogger("pipelines.images").error("an error")
+    assert capsys.readouterr().err == "error: an error\n"
+
+
+def test_console_quiet_json_still_prints_the_object(capsys):
+    Console(-1, json_output=True).emit({"stage": "x"}, ["text"])
+    assert capsys.readouterr().out == '{"stage": "x"}\n'
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "expected"), [(0, "warning: w\n"), (1, "info: i\nwarning: w\n")]
+)
+def test_console_logs_are_lines_on_stderr(verbosity, expected, capsys):
+    Console(verbosity, json_output=False)
+    logging.getLogger("pipelines.x").info("i")
+    logging.getLogger("pipelines.x").warning("w")
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (383_053, "383.1 kB"),
+        (2_300_000_000_000, "2.3 TB"),
+    ],
+)
+def test_size_is_shown_in_decimal_units(size_bytes, shown):
+    assert console.size(size_bytes) == shown
+
+
+@pytest.mark.parametrize(("share", "shown"), [(None, "-"), (0.0, "0.00%"), (0.77964, "77.96%")])
+def test_percent_of_a_share(share, shown):
+    assert console.percent(share) == shown

@@ -1,0 +1,319 @@
+"""Pages that stay true: links, commands, settings, examples, lists of files, keys and libraries."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from images import photo, to_jpeg, to_png, write_bad_files
+from shards import LAYOUTS, ROWS, write_cache
+
+from bottleneck_cli.main import main
+from pipelines import compress, workspace
+from pipelines.config import TABLES, CompressConfig, GlobalConfig
+from pipelines.images.codecs import JpegCodec, decode_variant
+from pipelines.images.decode import decode_original
+from pipelines.progress import Silent
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    path
+    for folder in ("", "docs", "data", "benchmarks")
+    for path in (ROOT / folder).glob("*.md")
+    if path.name != "LICENSE.md"
+)
+OUR_PAGES = [page for page in PAGES if page.parent.name != "benchmarks"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str | None = None) -> list[str]:
+    """Give the page's code blocks, of one language or of all."""
+    return [code for name, code in FENCE.findall(text_of(page)) if language in (None, name)]
+
+
+def inline(page: Path) -> list[str]:
+    """Give the pieces of code in the page's sentences."""
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", text_of(page))
+
+
+def section(page: Path, heading: str) -> str:
+    """Give what stands below a heading, up to the next heading of any level."""
+    return re.split(r"^#+ .*\n", text_of(page).split(f"# {heading}\n", 1)[1], flags=re.M)[0]
+
+
+def anchors(page: Path) -> set[str]:
+    """Spell the page's headings as links to them are spelt."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def relative_links(page: Path) -> list[str]:
+    found = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Give the arguments of every call of the program on a page, in blocks and in sentences."""
+    lines = [
+        part
+        for block in blocks(page)
+        for line in block.replace("\\\n", " ").splitlines()
+        for part in re.split(r"&&|\|\|?|;|>", line)
+    ]
+    for line in lines + inline(page):
+        if not re.match(r"\s*(\$ )?(\S*/)?bottleneck\s", line):
+            continue
+        words = shlex.split(line, comments=True)
+        yield words[words.index("$") + 2 :] if words[0] == "$" else words[1:]
+
+
+def complaint(arguments: list[str]) -> str:
+    """Parse a call without running it; says what is wrong with it, nothing where it is right."""
+    group = click.Context(main)
+    name, *rest = arguments
+    if name in {"--help", "-h", "--version"} or (name == "COMMAND" and rest == ["--help"]):
+        return ""
+    command = main.get_command(group, name)
+    if command is None:
+        return f"no command {name}"
+    if not rest:
+        return ""  # named in a sentence
+    try:
+        given = command.make_context(name, rest, group, resilient_parsing="--help" in rest).params
+        table = TABLES.get(name)
+        if table:
+            flags = {key: given[key] for key in table.model_fields if given[key] not in (None, ())}
+            workspace.table({}, name, flags)
+    except (click.ClickException, workspace.ConfigError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def layout_of_the_code() -> dict[str, str]:
+    """Read the list of files on the design page: path to its line's description."""
+    folders: list[str] = []
+    found = {}
+    for line in next(b for b in blocks(ROOT / "docs/design.md") if "main.py" in b).splitlines():
+        name, _, words = line.strip().partition(" ")
+        folders = folders[: (len(line) - len(line.lstrip())) // 2]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            found["".join(folders) + name] = words.strip()
+    return found
+
+
+def keys_in(value: Any, closed: str) -> set[str]:
+    """Name every key at any depth of a JSON value, but those below the key `closed`."""
+    if isinstance(value, list):
+        return {key for item in value for key in keys_in(item, closed)}
+    if isinstance(value, dict):
+        inner = [item for key, item in value.items() if key != closed]
+        return set(value) | {key for item in inner for key in keys_in(item, closed)}
+    return set()
+
+
+def unnamed_keys(folder: Path, page: str, closed: str = "") -> set[str]:
+    """Find the keys of all JSON files below a folder that a page does not name."""
+    found = set()
+    for path in folder.rglob("*.json"):
+        found |= keys_in(json.loads(path.read_text(encoding="utf-8")), closed)
+    assert found
+    return found - {code.strip('"') for code in inline(ROOT / "docs" / page)}
+
+
+def run_example(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the only example of a page, as it stands, in a folder; returns its names."""
+    (code,) = blocks(ROOT / "docs" / page, "python")
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(ast.parse(code))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= {"hashlib", "io", "json", "pathlib", "numpy", "pyarrow", "PIL"}
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(compile(code, page, "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with some images in images/, compressed, some of them in quarantine."""
+    path = tmp_path_factory.mktemp("compressed")
+    for i in range(14):
+        folder = path / "images" / ("even", "odd")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = photo(i, size=(20 + i, 30), channels=1 if i % 3 == 0 else 3)
+        (folder / f"{i}").write_bytes(to_png(picture) if i < 7 else to_jpeg(picture))
+    (path / "images" / "odd" / "link").symlink_to("nowhere")
+    write_bad_files(path / "images" / "odd")
+    config = CompressConfig(images="images", qualities=(10, 90), max_bad_share=0.9, shards=4)
+    compress.run(path, config, 0, Silent())
+    return path
+
+
+def test_pages_are_found():
+    names = {page.relative_to(ROOT).as_posix() for page in PAGES}
+    assert {"README.md", "docs/design.md", "docs/training.md", "data/README.md"} <= names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_relative_links_lead_somewhere(page):
+    for link in relative_links(page):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_commands_are_accepted_by_the_program(page):
+    assert {" ".join(call): complaint(call) for call in commands(page) if complaint(call)} == {}
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("extrct --node a", "no command extrct"),
+        ("extract --nodes a", "No such option"),
+        ("train-tail --gradients some", "'some' is not allowed"),
+        ("init my-set", "images"),
+        ("eval runs/a", "unexpected extra argument"),
+    ],
+)
+def test_complaint_of_a_wrong_command_names_what_is_wrong(call, expected):
+    assert expected in complaint(call.split())
+
+
+def test_commands_of_readme_are_found():
+    found = [" ".join(call) for call in commands(ROOT / "README.md")]
+    assert "init my-set --images ./photos" in found
+    assert "train-tail --node mixed_9 --start-from avg_pool" in found
+
+
+@pytest.mark.parametrize("page", OUR_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_flags_exist_in_some_command(page):
+    group = click.Context(main)
+    known = {"--help", "--version"}
+    for name in main.list_commands(group):
+        for parameter in main.get_command(group, name).params:
+            known |= {*parameter.opts, *parameter.secondary_opts}
+    named = {word for code in inline(page) for word in code.split() if word.startswith("--")}
+    assert {flag.partition("=")[0] for flag in named} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_settings_exist(page, tmp_path):
+    for table, key in re.findall(r"`\[([a-z-]+)\] (\w+)", prose(page)):
+        assert key in TABLES[table].model_fields, f"[{table}] {key}"
+    for example in blocks(page, "toml"):
+        (tmp_path / workspace.FILE_NAME).write_text(example, encoding="utf-8")
+        assert workspace.read_file(tmp_path).keys() <= {*TABLES, *GlobalConfig.model_fields, "json"}
+
+
+def test_design_page_lists_every_file_of_the_code_with_a_purpose():
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("bottleneck_cli", "pipelines")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    listed = layout_of_the_code()
+    assert listed.keys() == modules
+    assert [name for name, words in listed.items() if not words] == []
+
+
+def test_design_page_folders_import_only_what_stands_right_of_them():
+    block = section(ROOT / "docs/design.md", "Which way imports point")
+    lines = [re.split(r"\s*→\s*", line.strip()) for line in block.splitlines() if "→" in line]
+    assert [line[-1] for line in lines] == ["errors", "storage"]
+    allowed = {"execution": {"storage"}, "analysis": set(), "storage": set()}
+    allowed["training"] = {"analysis"}
+    chain = lines[0][lines[0].index("training") : -1]
+    assert chain == ["training", "networks", "images", "storage"]
+    for i, folder in enumerate(chain):
+        allowed[folder] = allowed.get(folder, set()) | set(chain[i + 1 :])
+    for folder, others in allowed.items():
+        for path in (ROOT / "pipelines" / folder).glob("*.py"):
+            imported = re.findall(r"^\s*(?:from|import) pipelines\.(\w+)", text_of(path), re.M)
+            assert {*imported} - {folder} <= others | {"errors", "progress"}, path
+
+
+def test_design_page_libraries_have_the_ranges_of_setup_cfg():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    required = {}
+    for line in config["options"]["install_requires"].strip().splitlines():
+        name, _, versions = line.partition(";")[0].partition(" ")
+        required[name] = versions.strip()
+    rows = re.findall(r"^\| (\w+) \| (>= [^|]+) \|", text_of(ROOT / "docs/design.md"), re.M)
+    assert dict(rows) == required
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_cache_page_example_gives_back_what_was_written(layout, tmp_path, monkeypatch):
+    written = write_cache(tmp_path / "features" / "mixed_9", layout)
+    found = run_example("cache-format.md", tmp_path, monkeypatch)
+    expected = written["train"][:, layout.branches.index("q010")].astype(layout.dtype)
+    np.testing.assert_array_equal(found["maps"], expected)
+    assert found["maps"].dtype == layout.dtype
+    assert found["ids"] == [f"img-{i}" for i in range(ROWS["train"])]
+    assert found["labels"] == ["abcde"[i % 5] for i in range(ROWS["train"])]
+
+
+def test_variants_page_example_gives_the_encoded_images(compressed, monkeypatch):
+    found = run_example("variants-format.md", compressed, monkeypatch)["pictures"]
+    lines = (compressed / "variants/jpeg/quarantine.csv").read_text("utf-8").splitlines()
+    left_out = {line.partition(",")[0] for line in lines}
+    index = pq.read_table(compressed / "index" / "images.parquet").to_pylist()
+    planned = [row["id"] for row in index if row["split"] == "train"]
+    assert list(found) == [name for name in planned if name not in left_out]
+    assert 0 < len(found) < len(planned)
+    for name, (label, pixels) in found.items():
+        assert label == name.partition("/")[0]
+        original = decode_original((compressed / "images" / name).read_bytes())
+        (encoded,) = JpegCodec((10,)).encode(original)
+        np.testing.assert_array_equal(pixels, decode_variant(encoded))
+
+
+def test_variants_page_quarantine_has_the_listings_problems_first(compressed):
+    lines = (compressed / "variants/jpeg/quarantine.csv").read_text("utf-8").splitlines()
+    assert lines[:2] == ["id,reason", "odd/link,link to nothing"]
+    assert len(lines) > 3
+
+
+@pytest.mark.parametrize("folder", ["variants", "index"])
+def test_variants_page_names_every_key_of_the_files(folder, compressed):
+    names_of_splits = {"train", "val", "test"}
+    assert unnamed_keys(compressed / folder, "variants-format.md") <= names_of_splits
+
+
+@pytest.mark.slow
+def test_cache_page_names_every_key_of_the_files(extracted):
+    # What lies in the variants' fingerprint stands on their page.
+    assert unnamed_keys(extracted.path / "features", "cache-format.md", "variants") == set()

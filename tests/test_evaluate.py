@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from caches import lite0, make_cache, read_split
+from click.testing import CliRunner
+from processes import modules_loaded_by, tree
+from scipy.stats import binomtest
+
+from bottleneck_cli.main import main
+from pipelines import evaluate, train_tail
+from pipelines.config import EvalConfig, TrainTailConfig
+from pipelines.errors import ConfigError, ManifestError, TrainingError
+from pipelines.progress import Silent
+from pipelines.storage.cache import FeatureCache
+from pipelines.training import checkpoints, loop
+
+CLASSES = tuple("abcdefg")
+BRANCHES = ("original", "q010", "q050")
+TRAIN = {"batch_size": 10, "epochs": 4, "patience": 4, "learning_rate": 0.001}
+KEYS = {
+    *("stage", "run", "node", "blocks", "split", "protocol", "seed", "num_images"),
+    *("default_kind", "default", "topology", "branches", "oracle_top1"),
+    *("type_a", "type_b", "type_c", "mcnemar_p", "gain"),
+}
+
+
+def make_workspace(workspace, classes=CLASSES, **changed):
+    (workspace / "bottleneck.toml").write_text("")
+    rows = {"train": 60, "val": 24, "test": 90}
+    folder = workspace / "features" / "avg_pool"
+    made = {"classes": classes, "rows": rows, "noise": 4.0, **changed}
+    make_cache(folder, lite0(), (1280,), **made)
+    return workspace
+
+
+def train(workspace, **settings):
+    config = TrainTailConfig(**{**TRAIN, **settings})
+    train_tail.run(workspace, workspace / "features", config, 0, Silent())
+
+
+def judge(workspace, progress=None, seed=0, **settings):
+    return evaluate.run(workspace, EvalConfig(**settings), seed, progress or Silent())
+
+
+def by_hand(workspace, split="test", name="avg_pool"):
+    """Recompute with NumPy which images each model has right: (topology, default by branch)."""
+    cache = FeatureCache(workspace / "features" / "avg_pool")
+    features, labels, ids = read_split(cache, split)
+    scores = {}
+    for model in ("topology", "default"):
+        path = loop.Paths.of(workspace / "runs" / name, model).best
+        weights, _ = checkpoints.load(path)
+        kernel, bias = weights["head/kernel"], weights["head/bias"]
+        if model == "topology":
+            scores[model] = [features.reshape(len(labels), -1) @ kernel + bias]
+        else:
+            scores[model] = [features[:, i] @ kernel + bias for i in range(len(BRANCHES))]
+    ranks = {
+        model: np.stack(
+            [(one > one[np.arange(len(labels)), labels, None]).sum(axis=1) for one in every], axis=1
+        )
+        for model, every in scores.items()
+    }
+    return ranks["topology"][:, 0], ranks["default"], labels, ids
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A workspace with a trained and judged run; not to be changed."""
+    workspace = make_workspace(tmp_path_factory.mktemp("judged"))
+    train(workspace)
+    return workspace, judge(workspace)
+
+
+@pytest.fixture
+def workspace(judged, tmp_path):
+    return shutil.copytree(judged[0], tmp_path / "copy")
+
+
+def test_eval_results_have_the_contracts_keys_and_kinds(judged):
+    workspace, results = judged
+    assert set(results) >= KEYS
+    assert (results["stage"], results["run"], results["node"]) == ("eval", "avg_pool", "avg_pool")
+    assert (results["split"], results["protocol"], results["seed"]) == ("test", "honest", 0)
+    assert (results["num_images"], results["default_kind"]) == (90, "trained")
+    assert results["blocks"] == ["FC"]
+    assert list(results["branches"]) == list(BRANCHES)
+    saved = json.loads((workspace / "runs" / "avg_pool" / "results.json").read_text())
+    assert saved == results
+
+
+def test_eval_accuracies_are_those_computed_by_hand(judged):
+    workspace, results = judged
+    topology, default, _, _ = by_hand(workspace)
+    expected = {"top1": np.mean(topology == 0), "top5": np.mean(topology < 5)}
+    assert results["topology"] == pytest.approx(expected, abs=1e-12)
+    for i, name in enumerate(BRANCHES):
+        expected = {"top1": np.mean(default[:, i] == 0), "top5": np.mean(default[:, i] < 5)}
+        assert results["branches"][name] == pytest.approx(expected, abs=1e-12)
+    assert results["default"] == results["branches"]["original"]
+    assert results["oracle_top1"] == pytest.approx(np.mean((default == 0).any(axis=1)))
+    assert results["default"]["top1"] < results["oracle_top1"] < 1
+
+
+def test_eval_types_and_gain_follow_from_the_images(judged):
+    workspace, results = judged
+    topology, default, _, _ = by_hand(workspace)
+    right, was_right = topology == 0, default[:, 0] == 0
+    type_a, type_b = int(np.sum(right & ~was_right)), int(np.sum(was_right & ~right))
+    assert type_a > 0
+    assert type_b > 0
+    assert (results["type_a"], results["type_b"]) == (type_a, type_b)
+    assert results["type_c"] == 90 - type_a - type_b
+    assert results["mcnemar_p"] == pytest.approx(binomtest(type_a, type_a + type_b).pvalue)
+    gain = results["gain"]
+    assert gain["top1"] == pytest.approx((type_a - type_b) / 90)
+    assert gain["ci95"][0] < gain["top1"] < gain["ci95"][1]
+    rng = np.random.default_rng(8)
+    drawn = rng.integers(0, 90, (4000, 90))
+    differences = (right.astype(float) - was_right)[drawn].mean(axis=1)
+    assert gain["ci95"] == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=0.02)
+
+
+def test_eval_predictions_hold_each_images_ranks_and_type(judged):
+    workspace, _ = judged
+    table = pq.read_table(workspace / "runs" / "avg_pool" / "predictions.parquet").to_pydict()
+    topology, default, labels, ids = by_hand(workspace)
+    assert table["id"] == ids
+    assert table["label"] == labels.tolist()
+    assert table["topology_rank"] == topology.tolist()
+    for i, name in enumerate(BRANCHES):
+        assert table[f"default_{name}_rank"] == default[:, i].tolist()
+    right, was_right = topology == 0, default[:, 0] == 0
+    types = np.select([right & ~was_right, was_right & ~right], ["A", "B"], "C")
+    assert table["type"] == types.tolist()
+
+
+def test_eval_json_on_stdout_is_the_results(workspace):
+    result = CliRunner().invoke(main, ["eval", "--json", "-C", str(workspace)])
+    assert result.exit_code == 0, result.output
+    saved = json.loads((workspace / "runs" / "avg_pool" / "results.json").read_text())
+    assert json.loads(result.stdout) == saved
+
+
+def test_eval_of_five_classes_gives_no_top5(tmp_path):
+    workspace = make_workspace(tmp_path, classes=tuple("abcde"))
+    train(workspace, epochs=1)
+    results = judge(workspace)
+    every = [results["default"], results["topology"], *results["branches"].values()]
+    assert {accuracy["top5"] for accuracy in every} == {None}
+    assert results["topology"]["top1"] is not None
+
+
+def test_eval_val_is_marked_as_the_thesis_protocol_in_files_of_its_own(workspace):
+    before = (workspace / "runs" / "avg_pool" / "results.json").read_bytes()
+    results = judge(workspace, split="val")
+    assert (results["split"], results["protocol"], results["num_images"]) == ("val", "thesis", 24)
+    run_dir = workspace / "runs" / "avg_pool"
+    assert json.loads((run_dir / "results-val.json").read_text()) == results
+    assert (run_dir / "predictions-val.parquet").exists()
+    assert (run_dir / "results.json").read_bytes() == before
+    topology, _, _, _ = by_hand(workspace, "val")
+    assert results["topology"]["top1"] == pytest.approx(np.mean(topology == 0))
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert results["topology"]["top1"] == pytest.approx(summary["best_val_top1"])
+    assert results["default"]["top1"] == pytest.approx(summary["default_best_val_top1"])
+
+
+def test_eval_again_has_nothing_to_do_and_loads_no_tensorflow(workspace):
+    before = tree(workspace / "runs")
+    output, modules = modules_loaded_by(workspace, "eval")
+    assert "nothing to do: run avg_pool is judged" in output
+    assert not {"tensorflow", "keras"} & modules
+    assert tree(workspace / "runs") == before
+
+
+def test_eval_other_seed_judges_again_and_moves_only_the_interval(workspace, judged, notes):
+    results = judge(workspace, notes, seed=1)
+    assert (results["seed"], notes.said) == (1, [])
+    saved = json.loads((workspace / "runs" / "avg_pool" / "results.json").read_text())
+    assert saved == results
+    for key in set(results) - {"seed", "gain"}:
+        assert results[key] == judged[1][key]
+    assert results["gain"]["top1"] == judged[1]["gain"]["top1"]
+
+
+def test_eval_after_training_anew_judges_again(workspace, judged, notes):
+    train(workspace, overwrite=True, gradients="all", epochs=1)
+    results = judge(workspace, notes)
+    assert not notes.said
+    assert results["checkpoints_sha256"] != judged[1]["checkpoints_sha256"]
+    topology, _, _, _ = by_hand(workspace)
+    assert results["topology"]["top1"] == pytest.approx(np.mean(topology == 0))
+
+
+def test_eval_takes_the_latest_run_or_the_one_named(workspace):
+    train(workspace, run="second", epochs=1)
+    assert judge(workspace)["run"] == "second"
+    assert judge(workspace, run="avg_pool")["run"] == "avg_pool"
+
+
+def test_eval_topology_without_original_is_held_against_the_original(workspace):
+    train(workspace, run="late", branches=("q010", "q050"), gradients="all", epochs=1)
+    results = judge(workspace)
+    assert list(results["branches"]) == list(BRANCHES)
+    assert results["default"] == results["branches"]["original"]
+    weights, _ = checkpoints.load(loop.Paths.of(workspace / "runs" / "late", "topology").best)
+    features, labels, _ = read_split(
+        FeatureCache(workspace / "features" / "avg_pool"), "test", ["q010", "q050"]
+    )
+    logits = features.reshape(90, -1) @ weights["head/kernel"] + weights["head/bias"]
+    assert results["topology"]["top1"] == pytest.approx(np.mean(logits.argmax(axis=1) == labels))
+
+
+def test_eval_unknown_run_raises_listing_the_others(workspace):
+    with pytest.raises(TrainingError, match="no such run; there are avg_pool"):
+        judge(workspace, run="avg_pol")
+
+
+def test_eval_without_any_run_raises(tmp_path):
+    with pytest.raises(TrainingError, match="no run yet; run `bottleneck train-tail` first"):
+        judge(tmp_path)
+
+
+def test_eval_unfinished_run_raises(workspace):
+    (workspace / "runs" / "avg_pool" / "summary.json").unlink()
+    with pytest.raises(TrainingError, match=r"avg_pool: not finished; .*train-tail` again"):
+        judge(workspace)
+
+
+def test_eval_missing_checkpoint_raises_naming_it(workspace):
+    loop.Paths.of(workspace / "runs" / "avg_pool", "default").best.unlink()
+    with pytest.raises(TrainingError, match=r"default-best\.npz: no such checkpoint"):
+        judge(workspace)
+
+
+def test_eval_missing_predictions_are_made_again(workspace, judged):
+    path = workspace / "runs" / "avg_pool" / "predictions.parquet"
+    before = path.read_bytes()
+    path.unlink()
+    assert judge(workspace) == judged[1]
+    assert path.read_bytes() == before
+
+
+def test_eval_cache_made_anew_with_other_settings_raises(workspace):
+    shutil.rmtree(workspace / "features")
+    make_workspace(workspace, seed=1)
+    (workspace / "runs" / "avg_pool" / "results.json").unlink()
+    with pytest.raises(ManifestError, match="made anew with other settings since this run"):
+        judge(workspace)
+
+
+def test_eval_split_without_images_raises(tmp_path):
+    workspace = make_workspace(tmp_path, rows={"train": 20, "val": 8})
+    train(workspace, epochs=1)
+    with pytest.raises(ConfigError, match="no images in split test; choose another with --split"):
+        judge(workspace)

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from caches import lite0, read_split
+from conftest import BATCH_SIZE
+from processes import bottleneck, kill_when, modules_loaded_by, tree
+
+from pipelines import compress, extract, train_tail
+from pipelines.config import CompressConfig, TrainTailConfig
+from pipelines.errors import ConfigError, ManifestError, NodeError, ShardError, WeightsError
+from pipelines.images import decode, preprocess
+from pipelines.images.codecs import decode_variant
+from pipelines.progress import Silent
+from pipelines.storage import variants
+from pipelines.storage.cache import FeatureCache
+
+MAPS = "block7a_expand_activation"
+FLAGS = ("--backbone", "efficientnet_lite0", "--batch-size", str(BATCH_SIZE), "--dtype", "float32")
+# Keras's `save_weights` calls np.array on its variables; NumPy 2 warns of their old __array__.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+def run(workspace, extracted, seed=0, progress=None, **changed):
+    config = extracted.config.model_copy(update=changed)
+    return extract.run(workspace, config, seed, progress or Silent())
+
+
+def inputs_of(workspace, split, branch, ids):
+    """Decode and resize images of a split as the network gets them, float32 and scaled."""
+    source = variants.open_set(workspace / "variants" / "jpeg", [branch])
+    rows = {row.id: row for row in source.rows(split, 0, source.num_rows()[split])}
+    protocol = preprocess.for_backbone("lite", 224)
+    read = decode.decode_original if branch == "original" else decode_variant
+    options = {"max_megapixels": 1.0} if branch == "original" else {}
+    pixels = [preprocess.to_input(read(rows[i].variants[0], **options), protocol) for i in ids]
+    return preprocess.scale(np.stack(pixels).astype(np.float32), protocol)
+
+
+def plan_of(workspace, node):
+    return json.loads((workspace / "features" / node / "plan.json").read_text())
+
+
+def test_extract_summary_has_the_contracts_keys(extracted):
+    summary = extracted.summary
+    assert list(summary) == [
+        *("stage", "num_images", "num_quarantined", "num_shards", "size_bytes", "seconds"),
+        *("num_resumed_shards", "nodes"),
+    ]
+    assert (summary["stage"], summary["num_images"], summary["num_shards"]) == ("extract", 40, 10)
+    assert (summary["num_quarantined"], summary["num_resumed_shards"]) == (0, 0)
+    pool, maps = summary["nodes"]["avg_pool"], summary["nodes"][MAPS]
+    assert list(pool) == ["density", "encoding", "dtype", "size_bytes", "num_branches", "shape"]
+    assert (pool["shape"], pool["num_branches"], pool["dtype"]) == ([1280], 3, "float32")
+    assert maps["shape"] == [7, 7, 1152]
+    for name, node in summary["nodes"].items():
+        shards = (extracted.path / "features" / name).glob("*.parquet")
+        assert node["size_bytes"] == sum(path.stat().st_size for path in shards)
+    assert summary["size_bytes"] == pool["size_bytes"] + maps["size_bytes"]
+
+
+def test_extract_stores_sparse_where_smaller_and_dense_otherwise(extracted):
+    for node, encoding in (("avg_pool", "dense"), (MAPS, "sparse")):
+        details = plan_of(extracted.path, node)["details"]
+        sizes = details["probe_size_bytes"]
+        assert (details["encoding"], min(sizes, key=sizes.get)) == (encoding, encoding)
+
+
+def test_extract_density_is_the_share_of_values_that_are_not_zero(extracted):
+    for name, node in extracted.summary["nodes"].items():
+        cache = FeatureCache(extracted.path / "features" / name)
+        maps = np.concatenate([read_split(cache, s)[0] for s in ("train", "val", "test")])
+        assert node["density"] == pytest.approx(np.count_nonzero(maps) / maps.size, abs=1e-6)
+
+
+@pytest.mark.parametrize("branch", ["original", "q010"])
+def test_extract_stores_the_networks_own_activations(extracted, branch):
+    import keras
+
+    backbone = lite0()
+    layers = [backbone.model.get_layer(name).output for name in ("avg_pool", MAPS)]
+    plain = keras.Model(backbone.model.inputs[0], layers)
+    for i, node in enumerate(("avg_pool", MAPS)):
+        cache = FeatureCache(extracted.path / "features" / node)
+        stored, _, ids = read_split(cache, "val", [branch])
+        expected = plain.predict_on_batch(inputs_of(extracted.path, "val", branch, ids))[i]
+        assert np.abs(stored[:, 0] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_extract_same_batch_shape_gives_the_stored_bits(extracted):
+    import keras
+    import tensorflow as tf
+
+    backbone, branches = lite0(), ("original", "q010", "q050")
+    layer = backbone.model.get_layer(MAPS).output
+    plain = tf.function(keras.Model(backbone.model.inputs[0], layer))
+    cache = FeatureCache(extracted.path / "features" / MAPS)
+    stored, _, ids = read_split(cache, "val")
+    images = np.stack([inputs_of(extracted.path, "val", name, ids) for name in branches], axis=1)
+    protocol = preprocess.for_backbone("lite", 224)
+    black = preprocess.scale(np.zeros((1, 224, 224, 3), np.float32), protocol)
+    task = next(task for task in plan_of(extracted.path, MAPS)["shards"] if task["split"] == "val")
+    num_rows = task["stop"]  # of the first shard; a batch never takes rows of the next one
+    assert num_rows % BATCH_SIZE
+    for start in range(0, num_rows, BATCH_SIZE):
+        some = images[start : min(start + BATCH_SIZE, num_rows)].reshape(-1, 224, 224, 3)
+        padding = np.repeat(black, BATCH_SIZE * len(branches) - len(some), axis=0)
+        maps = plain(np.concatenate([some, padding]), training=False).numpy()[: len(some)]
+        found = stored[start : start + len(some) // len(branches)].reshape(maps.shape)
+        np.testing.assert_array_equal(found, maps)
+
+
+@pytest.mark.slow
+def test_extract_one_node_alone_gives_the_bytes_of_both_in_one_pass(extracted, workspace):
+    summary = run(workspace, extracted, node=("avgpool",), features_dir="alone")
+    assert list(summary["nodes"]) == ["avg_pool"]
+    assert tree(workspace / "alone") == {
+        f"avg_pool/{name}": data
+        for name, data in tree(extracted.path / "features" / "avg_pool").items()
+    }
+
+
+@pytest.mark.slow
+def test_extract_killed_and_started_again_ends_with_the_same_bytes(extracted, workspace):
+    shutil.rmtree(workspace / "features")
+    command = ("extract", *FLAGS, "--node", "avg_pool", "--node", MAPS)
+    folder = workspace / "features" / MAPS
+
+    def num_receipts():
+        return len(list((folder / "receipts").glob("*.json")))
+
+    kill_when((folder / "plan.json").exists, workspace, *command)
+    assert num_receipts() < 5
+    kill_when(lambda: num_receipts() >= 3, workspace, *command)
+    assert not (folder / "manifest.json").exists()
+    result = bottleneck(workspace, *command, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["num_resumed_shards"] >= 6
+    assert tree(workspace / "features") == tree(extracted.path / "features")
+
+
+def test_extract_started_again_has_nothing_to_do_and_loads_no_tensorflow(workspace):
+    before = tree(workspace / "features")
+    output, modules = modules_loaded_by(
+        workspace, "extract", *FLAGS, "--node", "avgpool", "--node", MAPS
+    )
+    assert "nothing to do" in output
+    assert not {"tensorflow", "keras"} & modules
+    assert tree(workspace / "features") == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"dtype": "float16"}, "dtype float32, now float16"),
+        ({"branches": ("q010", "original")}, "branches original,q010,q050, now original,q010"),
+        ({"backbone": "inception_v3"}, "backbone efficientnet_lite0, now inception_v3"),
+        ({"weights": "none"}, "weights imagenet, now none"),
+        ({"batch_size": 3}, "batch_size 4, now 3"),
+        ({"shards": 7}, "shards 0, now 7"),
+    ],
+)
+def test_extract_other_settings_raise_naming_the_difference(
+    extracted, workspace, changed, difference
+):
+    before = tree(workspace / "features")
+    with pytest.raises(ManifestError, match=rf"{MAPS}: made with .*{difference}.*--overwrite"):
+        run(workspace, extracted, node=(MAPS,), **changed)
+    assert tree(workspace / "features") == before
+
+
+def test_extract_after_variants_made_anew_raises_naming_them(extracted, photos, workspace):
+    images = CompressConfig(images=str(photos), qualities=(10, 90), shards=5, overwrite=True)
+    compress.run(workspace, images, 0, Silent())
+    with pytest.raises(ManifestError, match="variants.codec.qualities 10,50, now 10,90"):
+        run(workspace, extracted)
+
+
+@pytest.mark.slow
+def test_extract_overwrite_makes_it_anew_in_float16(extracted, workspace):
+    run(workspace, extracted, dtype="float16", overwrite=True)
+    for node in ("avg_pool", MAPS):
+        small = FeatureCache(workspace / "features" / node)
+        exact = FeatureCache(extracted.path / "features" / node)
+        assert (small.layout.dtype, exact.layout.dtype) == ("float16", "float32")
+        found, expected = read_split(small, "train")[0], read_split(exact, "train")[0]
+        np.testing.assert_array_equal(found.astype(np.float16), expected.astype(np.float16))
+    assert not list((workspace / "features").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("block7a_expand_activatoin", f"is no layer of the network; nearest nodes: {MAPS}"),
+        ("mixed_9", "is no layer of the network; nearest nodes:"),
+        ("block2b_expand_conv", "valid cut: an edge from 'block2a_project_bn' passes over it"),
+        ("predictions", "is the decision layer or lies behind it"),
+    ],
+)
+def test_extract_wrong_node_raises_and_leaves_no_folder(extracted, workspace, asked, message):
+    before = tree(workspace / "features")
+    with pytest.raises(NodeError, match=re.escape(message)):
+        run(workspace, extracted, node=(asked,))
+    assert tree(workspace / "features") == before
+    assert {path.name for path in (workspace / "features").iterdir()} == {"avg_pool", MAPS}
+
+
+def test_extract_missing_weights_file_raises(extracted, workspace):
+    with pytest.raises(WeightsError, match=r"no/such\.weights\.h5': no such file"):
+        run(workspace, extracted, weights="no/such.weights.h5", features_dir="other")
+    assert not (workspace / "other").exists()
+
+
+@pytest.mark.slow
+def test_extract_weights_file_is_taken_and_recorded(extracted, workspace):
+    lite0().model.save_weights(workspace / "my.weights.h5")
+    run(workspace, extracted, node=("avg_pool",), weights="my.weights.h5", features_dir="other")
+    plan = json.loads((workspace / "other" / "avg_pool" / "plan.json").read_text())
+    made = plan_of(workspace, "avg_pool")["fingerprint"]
+    assert plan["fingerprint"]["weights"] == "my.weights.h5"
+    assert plan["fingerprint"]["weights_file_sha256"] != made["weights_file_sha256"]
+    assert plan["fingerprint"]["weights_sha256"] == made["weights_sha256"]
+    for shard in (workspace / "features" / "avg_pool").glob("*.parquet"):
+        assert (workspace / "other" / "avg_pool" / shard.name).read_bytes() == shard.read_bytes()
+    with (workspace / "my.weights.h5").open("ab") as file:
+        file.write(b"changed")
+    with pytest.raises(ManifestError, match="weights_file_sha256"):
+        run(workspace, extracted, node=("avg_pool",), weights="my.weights.h5", features_dir="other")
+
+
+@pytest.mark.slow
+def test_extract_weights_without_classifier_can_be_trained_on_whatever_the_seed(
+    extracted, workspace
+):
+    import keras
+
+    model = lite0().model
+    top = keras.Model(model.inputs[0], model.get_layer("avg_pool").output)
+    top.save_weights(workspace / "top.weights.h5")
+    changed = {"weights": "top.weights.h5", "features_dir": "other", "branches": ("original",)}
+    run(workspace, extracted, seed=3, node=("avg_pool",), **changed)
+    config = TrainTailConfig(epochs=1)
+    summary = train_tail.run(workspace, workspace / "other", config, 3, Silent())
+    assert summary["num_steps"] == 1
+
+
+def test_extract_unknown_branch_raises(extracted, workspace):
+    with pytest.raises(ConfigError, match="no variant q011; it has original, q010, q050"):
+        run(workspace, extracted, branches=("q011",), features_dir="other")
+
+
+def test_extract_without_variants_raises(extracted, tmp_path):
+    with pytest.raises(ManifestError, match="nothing here yet; run `bottleneck compress` first"):
+        run(tmp_path, extracted)
+
+
+def test_extract_damaged_variants_shard_raises_naming_it(extracted, workspace):
+    shard = max((workspace / "variants" / "jpeg").glob("train-*.parquet"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    with pytest.raises(ShardError, match=rf"{shard.name}: damaged: .*delete it"):
+        run(workspace, extracted, node=("avg_pool",), features_dir="other")
+    assert not (workspace / "other" / "avg_pool" / "manifest.json").exists()

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.training.history import History
+
+
+def evaluation(model, step, top1=0.5, loss=None):
+    return {
+        "model": model,
+        "step": step,
+        "epoch": step / 4,
+        "train_loss": loss,
+        "val_top1": top1,
+        "val_top5": None,
+    }
+
+
+def lines(tmp_path):
+    text = (tmp_path / "history.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def events(tmp_path, model):
+    """Read back what TensorBoard would show: (step, name, value), in the order written."""
+    import tensorflow as tf
+
+    found = []
+    for path in sorted((tmp_path / "tensorboard" / model).glob("events.out.tfevents.*")):
+        for record in tf.compat.v1.io.tf_record_iterator(str(path)):
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                found.append((event.step, value.tag, tf.make_ndarray(value.tensor).item()))
+    return found
+
+
+@pytest.fixture
+def history(tmp_path):
+    opened = History(tmp_path / "history.jsonl", tmp_path / "tensorboard")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def filled(tmp_path, history):
+    """Three evaluations of the topology, then two of the default model."""
+    for step in range(3):
+        history.append(evaluation("topology", step, loss=0.25 * step))
+    for step in range(2):
+        history.append(evaluation("default", step, top1=0.75))
+    return history
+
+
+def reopened(tmp_path):
+    return History(tmp_path / "history.jsonl", tmp_path / "tensorboard")
+
+
+def test_append_writes_one_line_each_in_order(tmp_path, filled):
+    assert [(line["model"], line["step"]) for line in lines(tmp_path)] == [
+        ("topology", 0),
+        ("topology", 1),
+        ("topology", 2),
+        ("default", 0),
+        ("default", 1),
+    ]
+    assert lines(tmp_path)[1] == evaluation("topology", 1, loss=0.25)
+
+
+def test_append_refuses_nan_and_writes_nothing(tmp_path, filled):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        filled.append(evaluation("default", 2, loss=float("nan")))
+    assert len(lines(tmp_path)) == 5
+
+
+def test_length_counts_the_lines_of_one_model(tmp_path, filled):
+    assert (filled.length("topology"), filled.length("default")) == (3, 2)
+    assert reopened(tmp_path).length("topology") == 3
+    assert reopened(tmp_path).length("other") == 0
+
+
+def test_cut_drops_lines_behind_and_keeps_other_models(tmp_path, filled):
+    again = reopened(tmp_path)
+    again.cut("default", 1)
+    again.cut("topology", 3)
+    assert [(line["model"], line["step"]) for line in lines(tmp_path)] == [
+        ("topology", 0),
+        ("topology", 1),
+        ("topology", 2),
+        ("default", 0),
+    ]
+    again.close()
+
+
+def test_cut_drops_a_line_that_a_kill_cut_short(tmp_path, filled):
+    whole = (tmp_path / "history.jsonl").read_bytes()
+    with (tmp_path / "history.jsonl").open("ab") as file:
+        file.write(b'{"model": "default", "st')
+    again = reopened(tmp_path)
+    assert again.length("default") == 2
+    again.cut("default", 2)
+    assert (tmp_path / "history.jsonl").read_bytes() == whole
+    again.close()
+
+
+def test_cut_on_nothing_leaves_an_empty_file(tmp_path, history):
+    history.cut("topology", 0)
+    assert (tmp_path / "history.jsonl").read_bytes() == b""
+
+
+def test_tensorboard_files_hold_the_numbers_while_training_goes_on(tmp_path, filled):
+    # No close before: a reader sees every evaluation at once, and a kill loses none.
+    assert events(tmp_path, "topology") == [
+        (0, "epoch", 0.0),
+        (0, "train_loss", 0.0),
+        (0, "val_top1", 0.5),
+        (1, "epoch", 0.25),
+        (1, "train_loss", 0.25),
+        (1, "val_top1", 0.5),
+        (2, "epoch", 0.5),
+        (2, "train_loss", 0.5),
+        (2, "val_top1", 0.5),
+    ]
+    assert [step for step, name, _ in events(tmp_path, "default") if name == "val_top1"] == [0, 1]
+
+
+def test_tensorboard_files_after_cut_hold_each_step_once(tmp_path, filled):
+    filled.close()
+    again = reopened(tmp_path)
+    again.cut("topology", 2)
+    again.append(evaluation("topology", 2, top1=0.625))
+    again.close()
+    top1 = [(step, v) for step, name, v in events(tmp_path, "topology") if name == "val_top1"]
+    assert top1 == [(0, 0.5), (1, 0.5), (2, 0.625)]

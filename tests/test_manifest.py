@@ -1,0 +1,256 @@
+"""Plans, receipts and manifests: what counts as done, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import ManifestError, ShardError
+from pipelines.storage import manifest
+from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task, check_same
+
+TASKS = (
+    Task("train-00000-of-00002.parquet", "train", 0, 5),
+    Task("train-00001-of-00002.parquet", "train", 5, 10),
+    Task("val-00000-of-00001.parquet", "val", 0, 3),
+)
+PLAN = Plan("variants", 1, {"codec": {"name": "jpeg", "qualities": [10, 20]}}, {"n": 1}, TASKS)
+COMMAND = "bottleneck compress"
+
+
+def make_receipt(task: Task) -> Receipt:
+    bad = (("a.png", "not an image"),)
+    return Receipt(task.shard, len(task), 100 + len(task), "0f" * 32, bad, {"nnz": 7})
+
+
+def make_set(folder: Path, *, is_finished: bool = True) -> ShardFolder:
+    """Write a set whose shards have the right size and no meaning."""
+    shard_folder = ShardFolder(folder)
+    shard_folder.publish(PLAN)
+    receipts = {}
+    for task in TASKS:
+        receipt = make_receipt(task)
+        (folder / task.shard).write_bytes(bytes(receipt.size_bytes))
+        shard_folder.commit(receipt)
+        receipts[task.shard] = receipt
+    if is_finished:
+        shard_folder.finish(PLAN, receipts)
+    return shard_folder
+
+
+def edit(path: Path, **changes: object) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**value, **changes}), encoding="utf-8")
+
+
+def test_read_plan_published_is_the_same_plan(tmp_path):
+    folder = ShardFolder(tmp_path / "set")
+    assert folder.read_plan("variants", 1) is None
+    folder.publish(PLAN)
+    assert folder.read_plan("variants", 1) == PLAN
+
+
+def test_read_plan_newer_format_says_to_update(tmp_path):
+    folder = make_set(tmp_path)
+    edit(tmp_path / "plan.json", format_version=2)
+    with pytest.raises(ManifestError, match=r"format version 2, this program reads up to 1; upd"):
+        folder.read_plan("variants", 1)
+
+
+def test_read_plan_older_format_is_read(tmp_path):
+    assert make_set(tmp_path).read_plan("variants", 2) == PLAN
+
+
+def test_read_plan_other_kind_is_an_error(tmp_path):
+    with pytest.raises(ManifestError, match=r"plan\.json: no plan of features"):
+        make_set(tmp_path).read_plan("features", 1)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"variants"', "{}"])
+def test_read_plan_other_json_is_an_error(tmp_path, content):
+    (tmp_path / "plan.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"plan\.json: no plan of variants"):
+        ShardFolder(tmp_path).read_plan("variants", 1)
+
+
+@pytest.mark.parametrize("key", ["format_version", "fingerprint", "details", "shards"])
+def test_read_plan_key_missing_is_damaged(tmp_path, key):
+    folder = make_set(tmp_path)
+    value = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    del value[key]
+    (tmp_path / "plan.json").write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(ManifestError, match=rf"plan\.json: damaged: .*{key}"):
+        folder.read_plan("variants", 1)
+
+
+def test_read_plan_cut_short_names_the_file(tmp_path):
+    folder = make_set(tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ManifestError, match=r"plan\.json: cannot be read"):
+        folder.read_plan("variants", 1)
+
+
+def test_receipts_whole_shards_hold(tmp_path):
+    folder = make_set(tmp_path, is_finished=False)
+    assert folder.receipts(PLAN) == {task.shard: make_receipt(task) for task in TASKS}
+
+
+def test_receipts_shard_missing_does_not_hold(tmp_path):
+    folder = make_set(tmp_path)
+    (tmp_path / TASKS[1].shard).unlink()
+    assert list(folder.receipts(PLAN)) == [TASKS[0].shard, TASKS[2].shard]
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_receipts_shard_resized_does_not_hold(tmp_path, change):
+    folder = make_set(tmp_path)
+    path = tmp_path / TASKS[0].shard
+    path.write_bytes(bytes(path.stat().st_size + change))
+    assert list(folder.receipts(PLAN)) == [TASKS[1].shard, TASKS[2].shard]
+
+
+def test_receipts_of_other_shards_are_passed_over(tmp_path):
+    folder = make_set(tmp_path)
+    fewer = dataclasses.replace(PLAN, tasks=TASKS[2:])
+    assert list(folder.receipts(fewer)) == [TASKS[2].shard]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"quarantined": 3}', '{"quarantined":[]}']
+)
+def test_receipts_damaged_receipt_does_not_hold(tmp_path, content):
+    folder = make_set(tmp_path)
+    path = tmp_path / "receipts" / f"{TASKS[0].shard}.json"
+    path.write_text(content, encoding="utf-8")
+    assert list(folder.receipts(PLAN)) == [TASKS[1].shard, TASKS[2].shard]
+
+
+def test_read_manifest_whole_set_gives_plan_and_receipts(tmp_path):
+    plan, receipts = make_set(tmp_path).read_manifest("variants", 1, COMMAND)
+    assert plan == PLAN
+    assert receipts == [make_receipt(task) for task in TASKS]
+
+
+def test_read_manifest_nothing_there_names_the_command(tmp_path):
+    with pytest.raises(ManifestError, match="nothing here yet; run `bottleneck compress` first"):
+        ShardFolder(tmp_path / "missing").read_manifest("variants", 1, COMMAND)
+
+
+def test_read_manifest_not_finished_names_the_command(tmp_path):
+    folder = make_set(tmp_path, is_finished=False)
+    with pytest.raises(ManifestError, match="not finished; run `bottleneck compress` again"):
+        folder.read_manifest("variants", 1, COMMAND)
+
+
+def test_read_manifest_shard_missing_is_an_error(tmp_path):
+    folder = make_set(tmp_path)
+    (tmp_path / TASKS[2].shard).unlink()
+    with pytest.raises(ShardError, match=r"val-00000\S+: missing, its receipt says 103 bytes"):
+        folder.read_manifest("variants", 1, COMMAND)
+
+
+def test_read_manifest_shard_cut_short_is_an_error(tmp_path):
+    folder = make_set(tmp_path)
+    (tmp_path / TASKS[1].shard).write_bytes(bytes(50))
+    with pytest.raises(ShardError, match=r"train-00001\S+: 50 bytes, its receipt says 105 bytes"):
+        folder.read_manifest("variants", 1, COMMAND)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "3", '{"shards": 3}', '{"shards": [3]}', '{"shards": [{}]}']
+)
+def test_read_manifest_damaged_is_an_error(tmp_path, content):
+    folder = make_set(tmp_path)
+    (tmp_path / "manifest.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"manifest\.json: damaged.*delete it and run `bottle"):
+        folder.read_manifest("variants", 1, COMMAND)
+
+
+def test_finish_same_receipts_give_the_same_bytes(tmp_path):
+    first, second = make_set(tmp_path / "a"), make_set(tmp_path / "b")
+    receipts = {task.shard: make_receipt(task) for task in reversed(TASKS)}
+    second.finish(PLAN, receipts)
+    written = [(folder.path / "manifest.json").read_bytes() for folder in (first, second)]
+    assert written[0] == written[1]
+
+
+def test_sweep_leftovers_beside_shards_and_receipts_are_removed(tmp_path):
+    folder = make_set(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / ".train.parquet.1-a.tmp").write_bytes(b"x")
+    (tmp_path / "receipts" / ".train.parquet.json.1-b.tmp").write_bytes(b"x")
+    folder.sweep()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_clear_leaves_only_the_lock(tmp_path):
+    folder = make_set(tmp_path)
+    (tmp_path / ".lock").write_bytes(b"")
+    (tmp_path / "hashes").mkdir()
+    folder.clear()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_check_same_tuples_are_lists():
+    made = json.loads(json.dumps({"qualities": (10, 20), "size": {"shape": (1, 2)}}))
+    check_same(made, {"qualities": (10, 20), "size": {"shape": (1, 2)}}, Path("x"), "mend")
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "words"),
+    [
+        ({"node": "mixed_9"}, {"node": "mixed_8"}, "node mixed_9, now mixed_8"),
+        ({"q": [10, 20]}, {"q": (10, 30)}, "q 10,20, now 10,30"),
+        ({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}, "a.b.c 1, now 2"),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, "a.c None, now 2"),
+        ({"a": 1, "b": 2}, {"a": 3, "b": 4}, "a 1, now 3; b 2, now 4"),
+        ({"a": {"b": 1}}, {"a": 5}, "a {'b': 1}, now 5"),
+        ({"a": "x" * 99}, {"a": "y"}, f"a {'x' * 57}..., now y"),
+    ],
+)
+def test_check_same_difference_is_named_in_words(made, asked, words):
+    with pytest.raises(ManifestError) as caught:
+        check_same(made, asked, Path("features/x"), "start over")
+    assert str(caught.value) == f"features/x: made with {words}; start over"
+
+
+def test_check_same_many_differences_names_four():
+    made = dict.fromkeys("abcdef", 0)
+    with pytest.raises(ManifestError, match=r"a 0, now 1; b .*; c .*; d 0, now 1; mend$"):
+        check_same(made, dict.fromkeys("abcdef", 1), Path("x"), "mend")
+
+
+def test_digest_key_order_does_not_matter_and_values_do():
+    assert manifest.digest({"a": 1, "b": [2]}) == manifest.digest({"b": [2], "a": 1})
+    assert manifest.digest({"a": 1}) != manifest.digest({"a": 2})
+    assert manifest.digest("") == "12ae32cb1ec02d01eda3581b127c1fee3b0dc53572ed6baf239721a03d82e126"
+
+
+@pytest.mark.parametrize("num_shards", [0, 1, 2, 3, 7, 10, 40, 1000])
+def test_split_into_tasks_any_sizes_cover_each_row_once(num_shards):
+    sizes = (0, 1, 2, 9, 30, 101)
+    for train, val, test in itertools.product(sizes, sizes, sizes):
+        num_rows = {"train": train, "val": val, "test": test}
+        tasks = manifest.split_into_tasks(num_rows, num_shards, "parquet")
+        total, num_splits = sum(num_rows.values()), sum(map(bool, num_rows.values()))
+        assert len(tasks) == max(num_splits, min(num_shards, total))
+        assert len({task.shard for task in tasks}) == len(tasks)
+        assert list(dict.fromkeys(t.split for t in tasks)) == [s for s in num_rows if num_rows[s]]
+        for split, count in num_rows.items():
+            parts = [task for task in tasks if task.split == split]
+            rows = [row for task in parts for row in range(task.start, task.stop)]
+            assert rows == list(range(count))
+            lengths = [len(task) for task in parts]
+            assert not lengths or max(lengths) - min(lengths) <= 1 <= min(lengths)
+
+
+def test_split_into_tasks_shards_follow_the_sizes_of_the_splits():
+    tasks = manifest.split_into_tasks({"train": 80, "val": 20}, 10, "parquet")
+    assert [len(task) for task in tasks] == [10] * 10
+    assert tasks[3] == Task("train-00003-of-00008.parquet", "train", 30, 40)
+    assert tasks[9] == Task("val-00001-of-00002.parquet", "val", 10, 20)

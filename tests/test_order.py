@@ -1,0 +1,101 @@
+"""The order of an epoch: every row once, a function of seed and epoch, in bounded windows."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from pipelines.storage.order import epoch_windows, plain_windows
+
+SIZES = {
+    "one": [7],
+    "even": [4] * 12,
+    "last shorter": [8, 8, 8, 3, 8, 8, 1],
+    "of one row": [1] * 30,
+    "mixed": list(np.random.default_rng(0).integers(1, 40, 50)),
+}
+RECORDED = [2, 7, 6, 1, 0, 9, 10, 3, 5, 8, 4]
+
+
+def flat(group_rows, window_rows, seed, epoch):
+    """Return the epoch's rows as numbers within the split."""
+    starts = np.concatenate([[0], np.cumsum(group_rows)])
+    rows = []
+    for window in epoch_windows(group_rows, window_rows, seed, epoch):
+        spans = [np.arange(starts[g], starts[g + 1]) for g in window.groups]
+        rows += np.concatenate(spans)[window.rows].tolist()
+    return rows
+
+
+@pytest.mark.parametrize("window_rows", [1, 5, 20, 10_000])
+@pytest.mark.parametrize("group_rows", SIZES.values(), ids=SIZES)
+def test_epoch_windows_every_row_comes_once(group_rows, window_rows):
+    for seed, epoch in itertools.product((0, 3), (0, 1, 7)):
+        assert sorted(flat(group_rows, window_rows, seed, epoch)) == list(range(sum(group_rows)))
+
+
+@pytest.mark.parametrize("window_rows", [1, 5, 20, 10_000])
+@pytest.mark.parametrize("group_rows", SIZES.values(), ids=SIZES)
+def test_epoch_windows_hold_no_more_groups_than_needed(group_rows, window_rows):
+    windows = epoch_windows(group_rows, window_rows, 1, 2)
+    for i, window in enumerate(windows):
+        counts = [group_rows[g] for g in window.groups]
+        assert len(window.rows) == sum(counts)
+        assert sum(counts[:-1]) < window_rows
+        assert sum(counts) >= window_rows or i == len(windows) - 1
+
+
+@pytest.mark.parametrize("group_rows", SIZES.values(), ids=SIZES)
+def test_epoch_windows_starts_are_positions_in_the_epoch(group_rows):
+    position = 0
+    for window in epoch_windows(group_rows, 9, 1, 2):
+        assert window.start == position
+        position += len(window.rows)
+    assert position == sum(group_rows)
+
+
+def test_epoch_windows_same_seed_and_epoch_are_the_same():
+    assert flat(SIZES["mixed"], 60, 5, 3) == flat(SIZES["mixed"], 60, 5, 3)
+
+
+def test_epoch_windows_other_seed_or_epoch_is_another_order():
+    orders = [
+        tuple(flat(SIZES["mixed"], 60, seed, epoch))
+        for seed, epoch in itertools.product(range(4), range(4))
+    ]
+    assert len(set(orders)) == 16
+
+
+def test_epoch_windows_order_is_the_recorded_one():
+    # A run that an older version began has to go on in the same order.
+    assert flat([3, 3, 2, 3], 5, 7, 1) == RECORDED
+
+
+def test_epoch_windows_groups_are_shuffled_and_rows_within_each_window():
+    windows = epoch_windows([50] * 10, 100, 0, 0)
+    assert [g for window in windows for g in window.groups] != list(range(10))
+    for window in windows:
+        assert window.rows.tolist() != list(range(100))
+        # Rows of both groups are mixed, not only each group's among themselves.
+        assert 10 < np.count_nonzero(window.rows[:50] < 50) < 40
+
+
+def test_epoch_windows_each_window_has_a_shuffle_of_its_own():
+    windows = epoch_windows([50] * 6, 50, 0, 0)
+    assert len({tuple(window.rows) for window in windows}) == 6
+
+
+def test_epoch_windows_first_windows_rows_are_not_the_order_of_the_groups():
+    # numpy's seed sequences take (seed, epoch, 0) for (seed, epoch).
+    for epoch in range(5):
+        windows = epoch_windows([1] * 40, 40, 0, epoch)
+        assert windows[0].groups.tolist() != windows[0].rows.tolist()
+
+
+def test_plain_windows_are_the_plans_order():
+    windows = plain_windows([3, 1, 2])
+    assert [window.groups.tolist() for window in windows] == [[0], [1], [2]]
+    assert [window.rows.tolist() for window in windows] == [[0, 1, 2], [0], [0, 1]]
+    assert [window.start for window in windows] == [0, 3, 4]

@@ -1,0 +1,67 @@
+"""Trainings as real processes, ended by SIGKILL at chosen moments and started again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from caches import lite0, make_cache
+from processes import bottleneck, kill_when, num_lines, tree
+
+NODE, SHAPE = "block7a_project_bn", (7, 7, 320)
+# Ten steps for each model and an evaluation behind each: 22 lines of history in all.
+FLAGS = ("--batch-size", "5", "--epochs", "2", "--patience", "2", "--eval-every", "1")
+NUM_LINES = 11  # of one model
+pytestmark = pytest.mark.slow
+
+
+def make_workspace(workspace):
+    (workspace / "bottleneck.toml").write_text("")
+    rows = {"train": 23, "val": 16, "test": 4}
+    make_cache(workspace / "features" / NODE, lite0(), SHAPE, rows=rows, noise=2.0)
+    return workspace
+
+
+def result_of(workspace):
+    """Everything that a run leaves but TensorBoard's files, whose names hold the time."""
+    files = tree(workspace / "runs")
+    return {name: data for name, data in files.items() if "/tensorboard/" not in name}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workspace = make_workspace(tmp_path_factory.mktemp("undisturbed"))
+    result = bottleneck(workspace, "train-tail", *FLAGS)
+    assert result.returncode == 0, result.stderr
+    return workspace
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return make_workspace(tmp_path)
+
+
+def test_train_tail_left_alone_evaluates_both_models_at_every_step(undisturbed):
+    text = (undisturbed / "runs" / NODE / "history.jsonl").read_text(encoding="utf-8")
+    steps = [(line["model"], line["step"]) for line in map(json.loads, text.splitlines())]
+    expected = [(model, step) for model in ("topology", "default") for step in range(NUM_LINES)]
+    assert steps == expected
+
+
+def test_train_tail_killed_again_and_again_ends_with_the_same_bytes(undisturbed, workspace):
+    history = workspace / "runs" / NODE / "history.jsonl"
+    # Before the first line, in the topology's steps, between the models, in the default's steps.
+    moments = [1, 4, NUM_LINES, NUM_LINES + 1, NUM_LINES + 5]
+    for moment in moments:
+        kill_when(lambda at=moment: num_lines(history) >= at, workspace, "train-tail", *FLAGS)
+        assert not (workspace / "runs" / NODE / "summary.json").exists()
+    result = bottleneck(workspace, "train-tail", *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert result_of(workspace) == result_of(undisturbed)
+
+
+def test_train_tail_killed_before_its_first_checkpoint_starts_anew(undisturbed, workspace):
+    kill_when((workspace / "runs" / NODE / "run.json").exists, workspace, "train-tail", *FLAGS)
+    result = bottleneck(workspace, "train-tail", *FLAGS, "--memory-budget-mb", "0")
+    assert result.returncode == 0, result.stderr
+    assert result_of(workspace) == result_of(undisturbed)

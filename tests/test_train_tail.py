@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from caches import BRANCHES, lite0, make_cache, read_split
+from processes import modules_loaded_by, tree
+
+from pipelines import runs, train_tail
+from pipelines.config import TrainTailConfig
+from pipelines.errors import ConfigError, ManifestError, TrainingError
+from pipelines.networks import models
+from pipelines.progress import Silent
+from pipelines.storage.cache import FeatureCache
+from pipelines.training import checkpoints, loop
+
+POOLED = (1280,)
+MAPS = "block7a_expand_activation"
+SHORT = {"batch_size": 10, "epochs": 2, "learning_rate": 0.001}
+
+
+def train(workspace, progress=None, seed=0, features="features", **settings):
+    config = TrainTailConfig(**{**SHORT, **settings})
+    return train_tail.run(workspace, workspace / features, config, seed, progress or Silent())
+
+
+def lines(workspace, name, model=None):
+    text = (workspace / "runs" / name / "history.jsonl").read_text(encoding="utf-8")
+    found = [json.loads(line) for line in text.splitlines()]
+    return [line for line in found if model in (None, line["model"])]
+
+
+def best(workspace, name, model="topology"):
+    return checkpoints.load(loop.Paths.of(workspace / "runs" / name, model).best)[0]
+
+
+@pytest.fixture
+def pooled(tmp_path):
+    """A workspace with the made-up cache of one node, in front of the decision layer."""
+    (tmp_path / "bottleneck.toml").write_text("")
+    make_cache(tmp_path / "features" / "avg_pool", lite0(), POOLED, noise=4.0)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The same with one finished run; not to be changed."""
+    workspace = tmp_path_factory.mktemp("trained")
+    make_cache(workspace / "features" / "avg_pool", lite0(), POOLED, noise=4.0)
+    return workspace, train(workspace)
+
+
+def test_train_tail_summary_has_the_contracts_keys(trained):
+    workspace, summary = trained
+    assert list(summary) == [
+        *("stage", "run", "node", "num_steps", "best_val_top1", "default_best_val_top1", "seconds")
+    ]
+    assert (summary["stage"], summary["run"], summary["node"]) == (
+        "train-tail",
+        "avg_pool",
+        "avg_pool",
+    )
+    for key, model in (("best_val_top1", "topology"), ("default_best_val_top1", "default")):
+        tops = [line["val_top1"] for line in lines(workspace, "avg_pool", model)]
+        assert summary[key] == max(tops)
+    assert summary["num_steps"] == lines(workspace, "avg_pool", "topology")[-1]["step"]
+
+
+def test_train_tail_trains_the_default_model_behind_the_topology(trained):
+    found = [line["model"] for line in lines(trained[0], "avg_pool")]
+    assert found == sorted(found, reverse=True)
+    assert set(found) == {"topology", "default"}
+    assert best(trained[0], "avg_pool", "topology")["head/kernel"].shape == (3 * 1280, 4)
+    assert best(trained[0], "avg_pool", "default")["head/kernel"].shape == (1280, 4)
+
+
+def test_train_tail_default_model_learns_from_the_original_alone(trained, tmp_path):
+    cache = FeatureCache(trained[0] / "features" / "avg_pool")
+    model = models.build(lite0(), cache, ("original",), "original", "random", 0)
+    start = model.weights()["head/kernel"]
+    features, labels, _ = read_split(cache, "val", ["original"])
+    logits = features[:, 0] @ start
+    top1 = np.mean(logits.argmax(axis=1) == labels)
+    assert lines(trained[0], "avg_pool", "default")[0]["val_top1"] == pytest.approx(top1)
+
+
+def test_train_tail_takes_batches_of_100_when_nothing_is_said():
+    config = TrainTailConfig()
+    assert (config.batch_size, config.epochs, config.learning_rate) == (100, 20, 0.01)
+    assert (config.gradients, config.head_init, config.patience) == ("original", "random", 1)
+
+
+def test_train_tail_tensorboard_files_hold_the_historys_numbers(trained):
+    import tensorflow as tf
+
+    run_dir = trained[0] / "runs" / "avg_pool"
+    for model in ("topology", "default"):
+        found = {}
+        for path in (run_dir / "tensorboard" / model).glob("events.out.tfevents.*"):
+            for event in tf.compat.v1.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    found[event.step, value.tag] = tf.make_ndarray(value.tensor).item()
+        expected = {
+            (line["step"], name): np.float32(value)
+            for line in lines(trained[0], "avg_pool", model)
+            for name, value in line.items()
+            if name not in ("model", "step") and value is not None
+        }
+        assert found == expected
+
+
+def test_train_tail_twice_gives_the_same_bytes(trained, pooled):
+    train(pooled)
+    left_out = (".lock", *(p.name for p in (pooled / "runs").rglob("events.out.*")))
+    left_out += tuple(p.name for p in (trained[0] / "runs").rglob("events.out.*"))
+    assert tree(pooled / "runs", left_out) == tree(trained[0] / "runs", left_out)
+
+
+def test_train_tail_finished_says_nothing_to_do_and_loads_no_tensorflow(trained):
+    before = tree(trained[0] / "runs")
+    flags = ("--batch-size", "10", "--epochs", "2", "--learning-rate", "0.001")
+    (trained[0] / "bottleneck.toml").write_text("")
+    output, modules = modules_loaded_by(trained[0], "train-tail", *flags)
+    assert "nothing to do: run avg_pool is trained" in output
+    assert not {"tensorflow", "keras"} & modules
+    assert tree(trained[0] / "runs") == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"epochs": 3}, "epochs 2, now 3"),
+        ({"learning_rate": 0.5}, "learning_rate 0.001, now 0.5"),
+        ({"gradients": "all"}, "gradients original, now all"),
+        ({"branches": ("original", "q010")}, "branches original,q010,q050, now original,q010"),
+        ({"seed": 1}, "seed 0, now 1"),
+    ],
+)
+def test_train_tail_other_settings_raise_naming_them(trained, changed, difference):
+    before = tree(trained[0] / "runs")
+    with pytest.raises(ManifestError, match=rf"avg_pool: made with {difference}; .*--overwrite"):
+        train(trained[0], **changed)
+    assert tree(trained[0] / "runs") == before
+
+
+def test_train_tail_other_memory_budget_is_no_other_setting(trained, notes):
+    train(trained[0], notes, memory_budget_mb=0)
+    assert notes.said == ["nothing to do: run avg_pool is trained"]
+
+
+def test_train_tail_overwrite_trains_anew(pooled):
+    train(pooled, epochs=1)
+    (pooled / "runs" / "avg_pool" / "results.json").write_text("{}")
+    summary = train(pooled, epochs=2, overwrite=True)
+    assert summary["num_steps"] == lines(pooled, "avg_pool", "topology")[-1]["step"] > 5
+    assert not (pooled / "runs" / "avg_pool" / "results.json").exists()
+
+
+def test_train_tail_after_a_kill_in_the_middle_of_overwrite_starts_anew(pooled):
+    train(pooled, epochs=1)
+    (pooled / "runs" / "avg_pool" / "run.json").unlink()  # the first thing that goes
+    train(pooled, seed=5)
+    train(pooled, seed=5, run="clean")
+    for model in ("topology", "default"):
+        for name, value in best(pooled, "clean", model).items():
+            np.testing.assert_array_equal(best(pooled, "avg_pool", model)[name], value)
+
+
+def test_train_tail_streamed_and_resident_give_the_same_weights(trained, pooled):
+    train(pooled, memory_budget_mb=0)
+    for model in ("topology", "default"):
+        name = f"runs/avg_pool/checkpoints/{model}-last.npz"
+        assert (pooled / name).read_bytes() == (trained[0] / name).read_bytes()
+
+
+def test_train_tail_without_node_among_several_caches_raises_listing_them(pooled):
+    make_cache(pooled / "features" / MAPS, lite0(), (7, 7, 1152), rows={"train": 5})
+    with pytest.raises(ManifestError, match=f"choose one with --node: avg_pool, {MAPS}"):
+        train(pooled)
+
+
+def test_train_tail_node_without_cache_raises_listing_the_others(pooled):
+    with pytest.raises(ManifestError, match="no cache of node mixed_9; there are avg_pool; run"):
+        train(pooled, node="mixed_9")
+
+
+def test_train_tail_without_any_cache_raises(tmp_path):
+    with pytest.raises(ManifestError, match="no cache here; run `bottleneck extract` first"):
+        train(tmp_path)
+
+
+def test_train_tail_unknown_branch_raises(pooled):
+    with pytest.raises(ConfigError, match="no branch q011; it has original, q010, q050"):
+        train(pooled, branches=("original", "q011"))
+
+
+def test_train_tail_cache_without_original_raises_before_anything_is_written(tmp_path):
+    make_cache(tmp_path / "features" / "avg_pool", lite0(), POOLED, branches=("q010", "q050"))
+    with pytest.raises(ConfigError, match="no branch original; it has q010, q050"):
+        train(tmp_path, gradients="all")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_tail_gradients_of_a_left_out_original_raise_before_anything_is_written(pooled):
+    with pytest.raises(TrainingError, match="lack original; add it or use --gradients all"):
+        train(pooled, branches=("q010", "q050"))
+    assert not (pooled / "runs").exists()
+    summary = train(pooled, branches=("q010", "q050"), gradients="all")
+    assert best(pooled, "avg_pool")["head/kernel"].shape == (2 * 1280, 4)
+    assert summary["num_steps"] > 0
+
+
+@pytest.mark.parametrize("setting", [{"default": "pretrained"}, {"head_init": "pretrained"}])
+def test_train_tail_pretrained_on_other_classes_raises_before_any_step(pooled, setting):
+    with pytest.raises(
+        TrainingError, match=r"4 classes \(ant, bee, cow, \.\.\.\) are not the 1000"
+    ):
+        train(pooled, **setting)
+    assert not (pooled / "runs" / "avg_pool" / "run.json").exists()
+    assert train(pooled)["num_steps"] > 0  # the refused settings leave nothing in the way
+
+
+def test_train_tail_huge_learning_rate_raises_and_keeps_a_good_checkpoint(pooled):
+    with pytest.raises(TrainingError, match="lower --learning-rate .*last good checkpoint is kept"):
+        train(pooled, learning_rate=1e38, eval_every=1)
+    weights = best(pooled, "avg_pool")
+    assert all(np.isfinite(value).all() for value in weights.values())
+    assert not (pooled / "runs" / "avg_pool" / "summary.json").exists()
+
+
+def test_train_tail_makes_its_run_the_latest_even_with_nothing_to_do(pooled):
+    train(pooled, epochs=1, run="first")
+    train(pooled, epochs=1, run="second")
+    assert runs.latest(pooled) == "second"
+    train(pooled, epochs=1, run="first")
+    assert runs.latest(pooled) == "first"
+
+
+def test_train_tail_weights_of_another_network_raise(pooled):
+    plan = pooled / "features" / "avg_pool" / "plan.json"
+    plan.write_text(plan.read_text().replace(lite0().weights_sha256, "0" * 64))
+    with pytest.raises(ManifestError, match="made with other weights than imagenet has now"):
+        train(pooled)
