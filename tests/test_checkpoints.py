@@ -89,7 +89,7 @@ def test_load_pickled_object_raises_and_runs_no_code(tmp_path):
     buffer = io.BytesIO()
     np.savez(buffer, trap=np.array([Trap()], dtype=object))
     (tmp_path / "trap.npz").write_bytes(buffer.getvalue())
-    with pytest.raises(TrainingError, match="damaged: .*pickle"):
+    with pytest.raises(TrainingError, match=r"damaged: .*pickle"):
         checkpoints.load(tmp_path / "trap.npz")
     (tmp_path / "trap.npz").write_bytes(pickle.dumps(Trap()))
     with pytest.raises(TrainingError, match="damaged"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pipelines.images.codecs import decode_variant
 from pipelines.progress import Silent
 from pipelines.storage import variants
 from pipelines.storage.cache import FeatureCache
+from pipelines.storage.manifest import ShardFolder
 
 MAPS = "block7a_expand_activation"
 FLAGS = ("--backbone", "efficientnet_lite0", "--batch-size", str(BATCH_SIZE), "--dtype", "float32")
@@ -178,7 +180,7 @@ def test_extract_other_settings_raise_naming_the_difference(
 def test_extract_after_variants_made_anew_raises_naming_them(extracted, photos, workspace):
     images = CompressConfig(images=str(photos), qualities=(10, 90), shards=5, overwrite=True)
     compress.run(workspace, images, 0, Silent())
-    with pytest.raises(ManifestError, match="variants.codec.qualities 10,50, now 10,90"):
+    with pytest.raises(ManifestError, match=r"variants\.codec\.qualities 10,50, now 10,90"):
         run(workspace, extracted)
 
 
@@ -268,3 +270,24 @@ def test_extract_damaged_variants_shard_raises_naming_it(extracted, workspace):
     with pytest.raises(ShardError, match=rf"{shard.name}: damaged: .*delete it"):
         run(workspace, extracted, node=("avg_pool",), features_dir="other")
     assert not (workspace / "other" / "avg_pool" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("num_deleted", range(4))
+def test_extract_overwrite_killed_while_clearing_leaves_no_receipts_of_another_plan(
+    workspace, monkeypatch, num_deleted
+):
+    folder = workspace / "features" / "avg_pool"
+    left = iter(range(num_deleted, -1, -1))
+    unlink = Path.unlink
+
+    def dying(path, **options):
+        if next(left) == 0:
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", dying)
+    with pytest.raises(KeyboardInterrupt):
+        ShardFolder(folder).clear()
+    has_receipts = any((folder / "receipts").glob("*"))
+    assert (folder / "plan.json").exists() or not has_receipts
+    assert not (folder / "manifest.json").exists() or num_deleted == 0

@@ -15,9 +15,10 @@ from pipelines.training import checkpoints, loop
 from pipelines.training.history import History
 
 SHAPE = (8, 8, 6)
-NUM_TRAIN = 44  # in batches of 10: five steps an epoch, the last of four images
+NUM_TRAIN = 44  # in batches of 15: three steps an epoch, the last of 14 images
+NUM_STEPS = 9
 SETTINGS = loop.Settings(
-    epochs=3, batch_size=10, learning_rate=0.05, eval_every=2, patience=3, seed=1
+    epochs=3, batch_size=15, learning_rate=0.05, eval_every=2, patience=3, seed=1
 )
 MANY_STEPS = 1_000_000_000
 
@@ -86,14 +87,14 @@ def test_paths_name_the_checkpoints_of_a_model(tmp_path):
 def test_run_evaluates_at_the_start_every_so_many_steps_and_at_the_end(finished):
     run_dir, outcome = finished
     found = lines(run_dir)
-    assert [line["step"] for line in found] == [0, 2, 4, 6, 8, 10, 12, 14, 15]
-    assert [line["epoch"] for line in found][:3] == [0.0, 0.4, 0.8]
+    assert [line["step"] for line in found] == [0, 2, 4, 6, 8, 9]
+    assert [line["epoch"] for line in found][:3] == [0.0, 0.666667, 1.333333]
     assert {line["learning_rate"] for line in found} == {0.05}
     assert found[0]["train_loss"] is None
     assert found[1]["train_loss"] > 0
     assert 0 <= found[1]["train_top1"] <= 1
     assert {line["val_top5"] for line in found} == {None}  # of four classes
-    assert outcome.num_steps == 15
+    assert outcome.num_steps == NUM_STEPS
     assert outcome.best_val_top1 == max(line["val_top1"] for line in found)
 
 
@@ -108,7 +109,7 @@ def test_run_keeps_the_best_and_the_last_checkpoint(finished, cache):
     tops = [line["val_top1"] for line in lines(run_dir)]
     for path, step in (
         (paths.best, lines(run_dir)[int(np.argmax(tops))]["step"]),
-        (paths.last, 15),
+        (paths.last, NUM_STEPS),
     ):
         weights, state = checkpoints.load(path)
         assert state["step"] == step
@@ -142,7 +143,7 @@ def test_first_step_is_plain_gradient_descent(cache, tmp_path):
     assert lines(tmp_path)[1]["train_loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-@pytest.mark.parametrize("stop_after", range(1, 16))
+@pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
 def test_run_stopped_after_any_step_ends_with_the_same_bytes(finished, cache, tmp_path, stop_after):
     assert train(tmp_path, cache, stop_after) is None
     assert train(tmp_path, cache) == finished[1]
@@ -197,8 +198,8 @@ def test_run_other_seed_ends_with_other_weights(finished, cache, tmp_path):
 
 def test_run_without_progress_ends_after_the_patience(cache, tmp_path):
     outcome = train(tmp_path, cache, learning_rate=1e-30, epochs=20, patience=2, eval_every=0)
-    assert outcome.num_steps == 10  # two epochs of five steps
-    assert [line["step"] for line in lines(tmp_path)] == [0, 5, 10]
+    assert outcome.num_steps == 6  # two epochs of three steps
+    assert [line["step"] for line in lines(tmp_path)] == [0, 3, 6]
 
 
 def test_run_huge_learning_rate_raises_and_keeps_the_last_good_checkpoint(cache, tmp_path):

@@ -25,7 +25,7 @@ ROWS = {"train": 10, "val": 6, "test": 4}
 
 
 def train(workspace, node, progress=None, **settings):
-    config = TrainTailConfig(node=node, batch_size=5, epochs=1, eval_every=1, **settings)
+    config = TrainTailConfig(node=node, batch_size=5, epochs=1, **settings)
     return train_tail.run(workspace, workspace / "features", config, 0, progress or Silent())
 
 

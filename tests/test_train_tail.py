@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from caches import BRANCHES, lite0, make_cache, read_split
+from caches import lite0, make_cache, read_split
 from processes import modules_loaded_by, tree
 
 from pipelines import runs, train_tail
@@ -222,7 +222,9 @@ def test_train_tail_pretrained_on_other_classes_raises_before_any_step(pooled, s
 
 
 def test_train_tail_huge_learning_rate_raises_and_keeps_a_good_checkpoint(pooled):
-    with pytest.raises(TrainingError, match="lower --learning-rate .*last good checkpoint is kept"):
+    with pytest.raises(
+        TrainingError, match=r"lower --learning-rate .*last good checkpoint is kept"
+    ):
         train(pooled, learning_rate=1e38, eval_every=1)
     weights = best(pooled, "avg_pool")
     assert all(np.isfinite(value).all() for value in weights.values())
