@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bottleneck_cli import console, options
+from bottleneck_cli import options, tables
 from pipelines.config import CompressConfig
 
 _EXAMPLE = """\b
@@ -25,16 +25,4 @@ def command(session: options.Session, config: CompressConfig) -> None:
     from pipelines import compress as stage
 
     summary = stage.run(session.workspace_dir, config, session.seed, session.console)
-    head = (
-        "compress: nothing to do; "
-        if summary["num_resumed_shards"] == summary["num_shards"]
-        else "compress: "
-    )
-    session.console.emit(
-        summary,
-        [
-            f"{head}{summary['num_images']} images, {summary['num_quarantined']} quarantined, "
-            f"{summary['num_shards']} shards ({summary['num_resumed_shards']} from before), "
-            f"{console.size(summary['size_bytes'])}, {summary['seconds']:.1f} s"
-        ],
-    )
+    session.console.emit(summary, [tables.shards(summary)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bottleneck_cli import console, options
+from bottleneck_cli import console, options, tables
 from pipelines.config import ExtractConfig
 
 _EXAMPLE = """\b
@@ -24,17 +24,11 @@ def command(session: options.Session, config: ExtractConfig) -> None:
     from pipelines import extract as stage
 
     summary = stage.run(session.workspace_dir, config, session.seed, session.console)
-    is_idle = summary["num_resumed_shards"] == summary["num_shards"]
-    num_new = summary["num_images"]
-    lines = [
-        f"extract: {'nothing to do; ' if is_idle else ''}{num_new} images, "
-        f"{summary['num_shards']} shards ({summary['num_resumed_shards']} from before), "
-        f"{console.size(summary['size_bytes'])}, {summary['seconds']:.1f} s"
-    ]
+    lines = [tables.shards(summary)]
     for name, node in summary["nodes"].items():
         shape = "x".join(map(str, node["shape"]))
         lines.append(
-            f"  {name}: {node['num_branches']} branches of {shape} {node['dtype']}, "
+            f"  {name}: {tables.count(node['num_branches'], 'branch')} of {shape} {node['dtype']}, "
             f"{console.percent(node['density'])} non-zero, {node['encoding']}, "
             f"{console.size(node['size_bytes'])}"
         )

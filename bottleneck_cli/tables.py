@@ -34,6 +34,23 @@ def results(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def shards(values: Mapping[str, Any]) -> str:
+    """Return the line that sums up a stage which writes shards."""
+    is_idle = values["num_resumed_shards"] == values["num_shards"]
+    return (
+        f"{values['stage']}: {'nothing to do; ' if is_idle else ''}"
+        f"{count(values['num_images'], 'image')}, {values['num_quarantined']} quarantined, "
+        f"{count(values['num_shards'], 'shard')} ({values['num_resumed_shards']} from before), "
+        f"{size(values['size_bytes'])}, {values['seconds']:.1f} s"
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """Format a number of things: 1 shard, 2 shards, 11 branches."""
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
 def nodes(values: Mapping[str, Any]) -> list[str]:
     """Return the lines that list a network's nodes."""
     rows = [

@@ -259,7 +259,8 @@ def _prepare(
         else:
             if not probe:
                 progress.say(f"probing {_NUM_PROBE_IMAGES} images for the encoding")
-                probe = _probe(source, tasks[0].split, prepare, run_forward, config.batch_size)
+                split = next(task.split for task in tasks if len(task))
+                probe = _probe(source, split, prepare, run_forward, config.batch_size)
             details = {
                 **_choose_layout(probe[i], node.shape, source.names, config),
                 "node": node.name,

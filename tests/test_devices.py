@@ -40,10 +40,12 @@ def test_configure_gives_the_numeric_profile_and_keeps_quiet():
 
 
 def test_make_deterministic_makes_tensorflow_refuse_what_is_not():
-    enabled, _ = run(
+    refused, _ = run(
         "import json\nfrom pipelines.execution import devices\n"
         "devices.configure()\ndevices.make_deterministic()\n"
-        "from tensorflow.python.framework import config\n"
-        "print(json.dumps(config.is_op_determinism_enabled()))"
+        "import tensorflow as tf\n"
+        "try:\n    tf.random.uniform([1])\n    print('null')\n"
+        "except RuntimeError as error:\n    print(json.dumps(str(error)))"
     )
-    assert enabled is True
+    assert refused is not None
+    assert "determinism" in refused

@@ -127,7 +127,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ManifestError(f"{path}: cannot be read: {error}; delete it and run the stage again") from error
+        raise ManifestError(
+            f"{path}: cannot be read: {error}; delete it and run the stage again"
+        ) from error
 
 
 def make_folder(folder: Path) -> None:

@@ -255,6 +255,7 @@ def compile_logits(topology: Topology, dtype: str) -> Callable[[np.ndarray], Any
     return tf.function(
         lambda features: topology.logits(features, False),
         input_signature=[tf.TensorSpec((None, *topology.input_shape), dtype)],
+        autograph=False,
     )
 
 
@@ -291,7 +292,7 @@ def _compile_step(
 
     features_spec = tf.TensorSpec((None, *topology.input_shape), dtype)
 
-    @tf.function(input_signature=[features_spec, tf.TensorSpec((None,), tf.int32)])
+    @tf.function(input_signature=[features_spec, tf.TensorSpec((None,), tf.int32)], autograph=False)
     def step(features: Any, labels: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             logits = topology.logits(features, True)
