@@ -87,7 +87,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def complaint(arguments: list[str]) -> str:
     """Parse a call without running it; says what is wrong with it, nothing where it is right."""
-    group = click.Context(main)
+    group = click.Context(main, **main.context_settings)
     name, *rest = arguments
     if name in {"--help", "-h", "--version"} or (name == "COMMAND" and rest == ["--help"]):
         return ""
@@ -218,7 +218,7 @@ def test_commands_of_readme_are_found():
 
 @pytest.mark.parametrize("page", OUR_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_flags_exist_in_some_command(page):
-    group = click.Context(main)
+    group = click.Context(main, **main.context_settings)
     known = {"--help", "--version"}
     for name in main.list_commands(group):
         for parameter in main.get_command(group, name).params:

@@ -82,7 +82,7 @@ def workspace_dir(tmp_path: Path) -> Path:
 
 
 def command_of(name: str) -> click.Command:
-    command = main.get_command(click.Context(main), name)
+    command = main.get_command(click.Context(main, **main.context_settings), name)
     assert command is not None
     return command
 
@@ -177,7 +177,9 @@ def test_help_has_an_example_that_the_command_understands(name):
     assert examples
     for example in examples:
         # Parsing alone; raises where a flag or an argument does not exist.
-        command_of(name).make_context(name, example.split())
+        command_of(name).make_context(
+            name, example.split(), click.Context(main, **main.context_settings)
+        )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
