@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from pipelines.storage.manifest import (
 SET = "jpeg"
 MAX_FILE_BYTES = 512 << 20
 _SHARD_BYTES = 128 << 20  # the thesis takes 100 to 200 MB a file (section 4.1.2)
+_CHUNK = 8  # images that pass between threads at once
 _SHARD_ROWS = 512  # what a kill can cost stays under a minute of extraction on a slow machine
 _VARIANTS_TO_ORIGINAL = 4.7  # size of ten JPEG variants over the original's, 500x375 photographs
 
@@ -82,7 +85,6 @@ def run(
     with atomic.exclusive(set_dir):
         folder = ShardFolder(set_dir)
         folder.sweep()
-        workers = config.workers or num_cores()
         source = sources.open_source(
             config.images,
             base_dir=workspace_dir,
@@ -101,8 +103,9 @@ def run(
         num_held = len(receipts)
         total = images.table.num_rows
         progress.start("compress", total, "image", total - sum(map(len, output.missing())))
-        job = _Job(output, images, source, config, workers, progress)
-        run_tasks([output], job.run, job.check)
+        with contextlib.closing(_encode_all(source, images, config, output.missing())) as encoded:
+            job = _Job(output, images, source, config, encoded, progress)
+            run_tasks([output], job.run, job.check)
         quarantined = job.quarantined()
         _write_quarantine(set_dir, quarantined)
         if num_held < len(receipts):
@@ -126,7 +129,7 @@ class _Job:
     images: index.Index
     source: sources.Source
     config: CompressConfig
-    workers: int
+    encoded: Iterator[_Encoded]  # of all missing shards, so that none waits for another's disk
     progress: Progress
 
     def run(self, task: Task, outputs: Sequence[Output]) -> list[Receipt]:
@@ -174,15 +177,26 @@ class _Job:
     def _rows(
         self, task: Task, bad: list[tuple[str, str]], stats: dict[str, int]
     ) -> Iterator[variants.VariantRow]:
-        encode = partial(_encode, self.source, _codec(self.config), self.config.max_megapixels)
-        listed = self.images.rows(task.split, task.start, task.stop)
-        for encoded in ordered_map(encode, listed, self.workers, 4 * self.workers):
+        for encoded in islice(self.encoded, len(task)):
             self.progress.advance(1)
             stats["num_wrong_extension"] += encoded.has_wrong_extension
             if encoded.row is None:
                 bad.append((encoded.id, encoded.reason))
             else:
                 yield encoded.row
+
+
+def _encode_all(
+    source: sources.Source, images: index.Index, config: CompressConfig, tasks: Sequence[Task]
+) -> Generator[_Encoded, None, None]:
+    """Encode the images of some shards over all cores, in the plan's order, a bounded way ahead."""
+    workers = config.workers or num_cores()
+    encode = partial(_encode, source, _codec(config), config.max_megapixels)
+    listed = (row for task in tasks for row in images.rows(task.split, task.start, task.stop))
+    chunks = iter(lambda: list(islice(listed, _CHUNK)), [])
+    encode_chunk = lambda rows: [encode(row) for row in rows]  # noqa: E731
+    for encoded in ordered_map(encode_chunk, chunks, workers, 3 * workers):
+        yield from encoded
 
 
 def _prepare(

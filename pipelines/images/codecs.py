@@ -172,7 +172,6 @@ class JpegCodec:
     def _encode_one(self, image: Image.Image, qf: int, file: BinaryIO) -> bytes:
         try:
             file.seek(0)
-            file.truncate()
             image.save(
                 file,
                 "JPEG",
@@ -182,8 +181,9 @@ class JpegCodec:
                 optimize=False,
                 progressive=False,
             )
+            size_bytes = file.tell()
             file.seek(0)
-            return file.read()
+            return file.read(size_bytes)  # behind that lies the rest of an earlier, longer one
         except (OSError, ValueError, MemoryError) as error:
             raise ImageError(f"cannot be encoded as JPEG of quality {qf}: {error}") from error
 

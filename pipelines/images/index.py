@@ -29,6 +29,7 @@ from pipelines.storage.manifest import check_same, digest
 
 FORMAT_VERSION = 1
 _HASH_CHUNK = 2_000  # files a hash shard: a few seconds of work that a kill can cost
+_HASH_AT_ONCE = 32  # files that pass between threads at once
 _UNREADABLE = "cannot be read: "  # no digest starts like this
 _HASH_SCHEMA = pa.schema([("id", pa.string()), ("sha256", pa.string())])
 
@@ -217,7 +218,12 @@ def _hash_files(
         path = hash_dir / f"{first // _HASH_CHUNK:05d}.parquet"
         table = parquet.read_table(path) if path.exists() else None
         if table is None or table["id"].to_pylist() != chunk:
-            values = list(map_files(hash_one, chunk))
+            parts = [chunk[i : i + _HASH_AT_ONCE] for i in range(0, len(chunk), _HASH_AT_ONCE)]
+            values = [
+                value
+                for part in map_files(lambda names: [hash_one(name) for name in names], parts)
+                for value in part
+            ]
             table = pa.table([pa.array(chunk), pa.array(values)], schema=_HASH_SCHEMA)
             parquet.write_table(path, table)
         done += table["sha256"].to_pylist()

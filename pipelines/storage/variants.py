@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import ConfigError
@@ -22,7 +23,7 @@ from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
 FORMAT_VERSION = 1
 ORIGINAL = "original"
 SUFFIX = "parquet"
-GROUP_BYTES = 16 << 20  # a row group is the most that a reader holds of a shard at once
+GROUP_BYTES = 8 << 20  # a row group is the most that a reader holds of a shard at once
 
 
 @dataclass(frozen=True)
@@ -181,5 +182,19 @@ def _read_shard(
 
 def _to_arrays(rows: list[VariantRow], columns: pa.Schema) -> list[pa.Array]:
     fixed = [[r.id for r in rows], [r.label for r in rows], [r.sha256 for r in rows]]
-    images = [[row.variants[i] for row in rows] for i in range(len(columns) - len(fixed))]
-    return [pa.array(v, type=f.type) for v, f in zip([*fixed, *images], columns, strict=True)]
+    arrays = [pa.array(v, type=f.type) for v, f in zip(fixed, columns, strict=False)]
+    for i in range(len(columns) - len(fixed)):
+        arrays.append(_binary_array([row.variants[i] for row in rows]))
+    return arrays
+
+
+def _binary_array(cells: list[bytes]) -> pa.Array:
+    """Make a binary array in one copy.
+
+    pa.array grows its buffer as it goes and holds the interpreter lock meanwhile, which stopped the
+    threads that encode: measured at a quarter of their time.
+    """
+    offsets = np.zeros(len(cells) + 1, np.int32)
+    np.cumsum([len(cell) for cell in cells], out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(cells))]
+    return pa.Array.from_buffers(pa.binary(), len(cells), buffers)
