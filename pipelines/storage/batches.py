@@ -103,7 +103,7 @@ class SplitReader:
         windows = epoch_windows(self._group_rows, self._window_rows, seed, epoch)
         first = first_step * batch_size
         if self._loaded is not None:
-            return self._from_memory(windows, batch_size, first)
+            return _ahead(self._from_memory(windows, batch_size, first))
         return _ahead(self._from_disk(windows, batch_size, first, with_ids=False))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
@@ -161,7 +161,8 @@ class SplitReader:
         for group in groups:
             with parquet.reading(group.path), parquet.open_file(group.path, expected) as file:
                 tables.append(file.read_row_group(group.index, columns=wanted, use_threads=False))
-        return pa.concat_tables(tables)
+        # One chunk a column: take would lay the chunks end to end anew for every batch.
+        return pa.concat_tables(tables).combine_chunks()
 
     def _decode(self, table: pa.Table) -> np.ndarray:
         columns = {name: table[name].combine_chunks() for name in table.column_names}
