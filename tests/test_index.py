@@ -25,6 +25,7 @@ NAMES = [f"{name}/{number}" for name in ("cat", "dog") for number in range(9)]
 @pytest.fixture(autouse=True)
 def small_hash_shards(monkeypatch):
     monkeypatch.setattr(index, "_HASH_CHUNK", 4)
+    monkeypatch.setattr(index, "_HASH_AT_ONCE", 1)
 
 
 class Notes(Silent):
@@ -177,15 +178,15 @@ def test_open_index_stopped_while_hashing_goes_on_to_the_same_bytes(num_hashed, 
     left = iter(range(num_hashed))
     hashed: list[str] = []
 
-    def stop_early(function: Callable[[str], str], names: list[str]) -> Iterator[str]:
-        for name in names:
+    def stop_early(function: Callable[..., list[str]], parts: list[list[str]]) -> Iterator[Any]:
+        for part in parts:
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            yield function(name)
+            yield function(part)
 
-    def record(function: Callable[[str], str], names: list[str]) -> Iterator[str]:
-        hashed.extend(names)
-        return map(function, names)
+    def record(function: Callable[..., list[str]], parts: list[list[str]]) -> Iterator[Any]:
+        hashed.extend(name for part in parts for name in part)
+        return map(function, parts)
 
     with pytest.raises(KeyboardInterrupt):
         make_index(tmp_path / "index", source, map_files=stop_early)
