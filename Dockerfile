@@ -1,5 +1,5 @@
-# The command line with everything it needs. Continuous integration has no container engine, so
-# building this file is no part of what it checks.
+# The command line with everything it needs. It has not been built by the project's
+# own checks, which run without a container engine.
 #
 #   CPU:  docker build --tag bottleneck .
 #   GPU:  docker build --tag bottleneck:gpu --build-arg EXTRAS=demo,gpu .

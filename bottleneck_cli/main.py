@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(metadata.version("bottleneck"), prog_name="bottleneck")
+@click.version_option(metadata.version("bottleneck-pipeline"), prog_name="bottleneck")
 def main() -> None:
     """Extract a frozen network's bottlenecks once, train its tail many times.
 

@@ -42,6 +42,7 @@ def shards(values: Mapping[str, Any]) -> str:
         f"{count(values['num_images'], 'image')}, {values['num_quarantined']} quarantined, "
         f"{count(values['num_shards'], 'shard')} ({values['num_resumed_shards']} from before), "
         f"{size(values['size_bytes'])}, {values['seconds']:.1f} s"
+        + (f", {values['images_per_s']:.1f} images/s" if values.get("images_per_s") else "")
     )
 
 

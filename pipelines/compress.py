@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
@@ -247,6 +248,7 @@ def _plan(
         "variants": names,
         "classes": images.info["classes"],
         "num_planned": num_rows,
+        "num_problems": len(images.problems),
         "note": images.info["note"],
     }
     num_shards = config.shards or _num_shards(images, source)
@@ -304,7 +306,8 @@ def _clear(workspace_dir: Path, folder: ShardFolder) -> None:
     index_dir = workspace_dir / "index"
     if index_dir.exists():
         (index_dir / "index.json").unlink(missing_ok=True)  # first: it says that the rest is there
-        ShardFolder(index_dir).clear()
+        (index_dir / "images.parquet").unlink(missing_ok=True)
+        shutil.rmtree(index_dir / "hashes", ignore_errors=True)
 
 
 def _write_quarantine(set_dir: Path, quarantined: list[tuple[str, str]]) -> Path:

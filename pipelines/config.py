@@ -28,6 +28,12 @@ def _sorted_qualities(values: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(values))
 
 
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values or len(set(values)) != len(values):
+        raise ValueError("empty or repeated")
+    return values
+
+
 def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("not a number")
@@ -45,6 +51,7 @@ Qualities = Annotated[
     tuple[Quality, ...], BeforeValidator(_split_commas), AfterValidator(_sorted_qualities)
 ]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Branches = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_each_once)]
 RunName = Annotated[str, AfterValidator(_plain_name)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 # NumPy's and Keras's global seeds are 32 bits.
@@ -133,7 +140,7 @@ class ExtractConfig(Table):
         metavar="NAME",
         repeat=True,
     )
-    branches: Names = _key(
+    branches: Branches = _key(
         ("all",),
         "The variants to run, by name (original,q010,...).",
         "all, or names of variants",
@@ -180,7 +187,7 @@ class TrainTailConfig(Table):
         "a run's name",
         metavar="RUN",
     )
-    branches: Names = _key(
+    branches: Branches = _key(
         ("all",),
         "The branches of the topology, by name.",
         "all, or names of cached branches",

@@ -80,7 +80,7 @@ def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) 
             return results
     with atomic.exclusive(run_dir):
         cache = _open_cache(workspace_dir, described)
-        ranks = _rank(run_dir, described, cache, config.split, progress)
+        ranks = _rank(workspace_dir, name, described, cache, config.split, progress)
         head = {"stage": "eval", "run": name, "split": config.split, "seed": seed}
         results = {**head, **_results(described, ranks, config.split, seed)}
         results["checkpoints_sha256"] = judged
@@ -100,15 +100,21 @@ def _open_cache(workspace_dir: Path, described: runs.Run) -> FeatureCache:
 
 
 def _rank(
-    run_dir: Path, described: runs.Run, cache: FeatureCache, split: str, progress: Progress
+    workspace_dir: Path,
+    name: str,
+    described: runs.Run,
+    cache: FeatureCache,
+    split: str,
+    progress: Progress,
 ) -> _Ranks:
     """Run both models over the split."""
+    run_dir = runs.folder_of(workspace_dir, name)
     if not cache.num_rows(split):
         raise ConfigError(f"{cache.path}: no images in split {split}; choose another with --split")
     devices.configure()
     devices.make_deterministic()
     branches = cache.choose_branches([*described.branches, ORIGINAL])
-    backbone = models.load_backbone(cache)
+    backbone = models.load_backbone(cache, workspace_dir)
     logits = {}
     for model, of in (("topology", described.branches), ("default", (ORIGINAL,))):
         built = models.build(backbone, cache, of, "all", "random", described.seed)

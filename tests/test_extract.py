@@ -53,7 +53,7 @@ def test_extract_summary_has_the_contracts_keys(extracted):
     summary = extracted.summary
     assert list(summary) == [
         *("stage", "num_images", "num_quarantined", "num_shards", "size_bytes", "seconds"),
-        *("num_resumed_shards", "nodes"),
+        *("num_resumed_shards", "images_per_s", "nodes"),
     ]
     assert (summary["stage"], summary["num_images"], summary["num_shards"]) == ("extract", 40, 10)
     assert (summary["num_quarantined"], summary["num_resumed_shards"]) == (0, 0)

@@ -188,12 +188,22 @@ def test_sweep_leftovers_beside_shards_and_receipts_are_removed(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_clear_leaves_only_the_lock(tmp_path):
+def test_clear_leaves_the_lock_and_what_is_not_its_own(tmp_path):
     folder = make_set(tmp_path)
     (tmp_path / ".lock").write_bytes(b"")
-    (tmp_path / "hashes").mkdir()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "notes.txt").write_bytes(b"mine")
     folder.clear()
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "notes.txt", "thesis"]
+
+
+def test_publish_again_leaves_no_manifest_of_the_plan_before(tmp_path):
+    folder = make_set(tmp_path)
+    plan = folder.read_plan("variants", 1)
+    assert (tmp_path / "manifest.json").exists()
+    folder.publish(plan)
+    assert not (tmp_path / "manifest.json").exists()
+    assert not folder.receipts(plan)
 
 
 def test_check_same_tuples_are_lists():
@@ -221,7 +231,9 @@ def test_check_same_difference_is_named_in_words(made, asked, words):
 
 def test_check_same_many_differences_names_four():
     made = dict.fromkeys("abcdef", 0)
-    with pytest.raises(ManifestError, match=r"a 0, now 1; b .*; c .*; d 0, now 1; mend$"):
+    with pytest.raises(
+        ManifestError, match=r"a 0, now 1; b .*; c .*; d 0, now 1; and 2 more; mend$"
+    ):
         check_same(made, dict.fromkeys("abcdef", 1), Path("x"), "mend")
 
 

@@ -29,7 +29,7 @@ def cache(tmp_path):
 
 def test_load_backbone_gives_the_network_of_the_cache(tmp_path):
     made = make_cache(tmp_path / "avg_pool", lite0(), (1280,), rows={"val": 2})
-    backbone = models.load_backbone(made)
+    backbone = models.load_backbone(made, tmp_path)
     assert (backbone.name, backbone.weights_sha256) == (
         "efficientnet_lite0",
         lite0().weights_sha256,
@@ -40,7 +40,7 @@ def test_load_backbone_weights_changed_since_raises(tmp_path):
     other = dataclasses.replace(lite0(), weights_sha256="0" * 64)
     made = make_cache(tmp_path / "avg_pool", other, (1280,), rows={"val": 2})
     with pytest.raises(ManifestError, match="made with other weights than imagenet has now; bring"):
-        models.load_backbone(made)
+        models.load_backbone(made, tmp_path)
 
 
 def test_build_random_head_has_a_class_each_of_the_images(cache):

@@ -175,7 +175,7 @@ def test_open_source_folder_named_elpv_wins_over_the_packaged_set(tmp_path):
 
 def test_open_source_elpv_without_the_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "elpv_dataset", None)
-    with pytest.raises(SourceError, match=r"pip install 'bottleneck\[demo\]'"):
+    with pytest.raises(SourceError, match=r"pip install elpv-dataset"):
         open_source("elpv", base_dir=tmp_path)
 
 

@@ -167,11 +167,15 @@ class JpegCodec:
         _check_pixels(pixels)
         image = Image.fromarray(pixels)
         with _memory_file() as file:
-            return [self._encode_one(image, qf, file) for qf in self.qualities]
-
-    def _encode_one(self, image: Image.Image, qf: int, file: BinaryIO) -> bytes:
-        try:
+            # End to end, read at once: every call to the system lets another thread go first.
+            ends = [self._append(image, qf, file) for qf in self.qualities]
             file.seek(0)
+            data = file.read()
+        return [data[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def _append(self, image: Image.Image, qf: int, file: BinaryIO) -> int:
+        """Write one JPEG behind the others; returns where it ends."""
+        try:
             image.save(
                 file,
                 "JPEG",
@@ -181,9 +185,7 @@ class JpegCodec:
                 optimize=False,
                 progressive=False,
             )
-            size_bytes = file.tell()
-            file.seek(0)
-            return file.read(size_bytes)  # behind that lies the rest of an earlier, longer one
+            return file.tell()
         except (OSError, ValueError, MemoryError) as error:
             raise ImageError(f"cannot be encoded as JPEG of quality {qf}: {error}") from error
 

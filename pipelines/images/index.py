@@ -10,9 +10,9 @@ Every variant set follows the same index, so that sets beside each other have th
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,14 @@ class Index:
 
     def num_rows(self) -> dict[str, int]:
         """Return the number of images of each split, in the order of the plan."""
-        counts = Counter(self.table["split"].to_pylist())
-        return {name: counts[name] for name in splits.SPLITS if counts[name]}
+        return self._counts
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        counts = {
+            row["values"]: row["counts"] for row in self.table["split"].value_counts().to_pylist()
+        }
+        return {name: counts[name] for name in splits.SPLITS if name in counts}
 
     def rows(self, split: str, start: int, stop: int) -> list[tuple[str, int]]:
         """Return (id, label) of rows `start` to `stop` of a split."""

@@ -149,7 +149,7 @@ def _elpv_dir() -> Path:
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or not spec.submodule_search_locations:
         raise SourceError(
-            "elpv: the package elpv-dataset is not installed; run pip install 'bottleneck[demo]'"
+            "elpv: the package elpv-dataset is not installed; run pip install elpv-dataset"
         )
     return Path(spec.submodule_search_locations[0]) / "data"
 

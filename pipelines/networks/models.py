@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipelines.errors import ManifestError, TrainingError
 from pipelines.networks import backbones, nodes
@@ -14,14 +15,33 @@ from pipelines.storage.variants import ORIGINAL
 _WNID = re.compile(r"n\d{8}")  # WordNet IDs, the class names of ImageNet's folders
 
 
-def load_backbone(cache: FeatureCache) -> backbones.Backbone:
+def weights_path(workspace_dir: Path, weights: str) -> str:
+    """Resolve the setting `weights`: a path is relative to the workspace, a word stays as it is."""
+    if weights in (backbones.IMAGENET, backbones.NONE):
+        return weights
+    return str(workspace_dir / weights)
+
+
+def kept_weights(workspace_dir: Path, weights: str) -> str:
+    """Undo `weights_path`, so that a workspace with its weights file can be moved as a whole."""
+    path = Path(weights)
+    is_inside = path.is_absolute() and path.is_relative_to(workspace_dir)
+    return path.relative_to(workspace_dir).as_posix() if is_inside else weights
+
+
+def load_backbone(cache: FeatureCache, workspace_dir: Path) -> backbones.Backbone:
     """Load the network that a cache was made with.
+
+    Args:
+        cache: an open cache.
+        workspace_dir: where a relative path of a weights file starts.
 
     Raises:
         ManifestError: the weights are not those of the cache.
         WeightsError: they cannot be loaded.
     """
-    made, weights = cache.fingerprint, str(cache.details["weights"])
+    made = cache.fingerprint
+    weights = weights_path(workspace_dir, str(cache.details["weights"]))
     backbone = backbones.load(made["backbone"], weights, made.get("weights_seed", 0))
     if backbone.weights_sha256 != made["weights_sha256"]:
         raise ManifestError(

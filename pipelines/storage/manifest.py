@@ -132,13 +132,14 @@ class ShardFolder:
 
     def publish(self, plan: Plan) -> None:
         """Write plan.json, before any shard; receipts of a plan that is gone prove nothing."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
         if (self.path / RECEIPTS).is_dir():
             shutil.rmtree(self.path / RECEIPTS)
         atomic.make_folder(self.path / RECEIPTS)
         atomic.write_json(self.path / PLAN, plan.to_json())
 
     def clear(self) -> None:
-        """Delete everything a stage made here.
+        """Delete everything a stage made here, and nothing else that lies beside it.
 
         The plan goes after the receipts: killed in between, a plan of other settings would find
         receipts of shards with the same names that seem to hold.
@@ -147,10 +148,8 @@ class ShardFolder:
         if (self.path / RECEIPTS).is_dir():
             shutil.rmtree(self.path / RECEIPTS)
         (self.path / PLAN).unlink(missing_ok=True)
-        for path in self.path.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
+        for pattern in ("*.parquet", "quarantine.csv"):
+            for path in self.path.glob(pattern):
                 path.unlink()
 
     def sweep(self) -> None:
@@ -250,7 +249,8 @@ def check_same(made: Mapping[str, Any], asked: Mapping[str, Any], path: Path, me
     """
     differences = list(_differences(made, json.loads(json.dumps(asked)), ""))
     if differences:
-        raise ManifestError(f"{path}: made with {'; '.join(differences[:4])}; {mend}")
+        more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+        raise ManifestError(f"{path}: made with {'; '.join(differences[:4])}{more}; {mend}")
 
 
 def digest(value: object) -> str:

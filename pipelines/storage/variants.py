@@ -59,6 +59,12 @@ class VariantSet:
     receipts: Sequence[Receipt]
     names: tuple[str, ...]
 
+    @property
+    def num_quarantined(self) -> int:
+        """Entries of the source that are not in the set."""
+        left_out = sum(len(receipt.quarantined) for receipt in self.receipts)
+        return left_out + int(self.plan.details.get("num_problems", 0))
+
     def num_rows(self) -> dict[str, int]:
         """Return the images of each split, in the plan's order."""
         splits = dict.fromkeys(task.split for task in self.plan.tasks)

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipelines.errors import ShardError
 from pipelines.storage import atomic
 
 
@@ -53,10 +54,16 @@ class History:
     def append(self, evaluation: dict[str, Any]) -> None:
         """Write one evaluation durably."""
         line = json.dumps(evaluation, allow_nan=False)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ShardError(
+                f"{self._path}: cannot be written: {error.strerror}; mend that and run again: "
+                "the last checkpoint is kept"
+            ) from error
         self._lines.append(line)
         self._to_tensorboard(evaluation)
         self._writers[evaluation["model"]].flush()
