@@ -231,9 +231,7 @@ def test_check_same_difference_is_named_in_words(made, asked, words):
 
 def test_check_same_many_differences_names_four():
     made = dict.fromkeys("abcdef", 0)
-    with pytest.raises(
-        ManifestError, match=r"a 0, now 1; b .*; c .*; d 0, now 1; and 2 more; mend$"
-    ):
+    with pytest.raises(ManifestError, match=r"a 0, now 1; b .*; d 0, now 1; and 2 more; mend$"):
         check_same(made, dict.fromkeys("abcdef", 1), Path("x"), "mend")
 
 
