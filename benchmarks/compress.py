@@ -5,6 +5,9 @@ The bare loop has the images' bytes in memory, throws its results away, and runs
 times the cores it is what a machine could do at most, were each core as fast beside busy ones as
 alone. Hyper-threads are not, so the same loop is measured a second time in one process a core, all
 at once.
+
+The stage is imported in functions: its worker processes load this file, as they would load the
+small `bottleneck` script.
 """
 
 from __future__ import annotations
@@ -18,17 +21,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import simplejpeg
-from PIL import Image
+from benchmarks import report
+from pipelines.execution.threads import num_cores
 
-from benchmarks import photos, report
-from pipelines import compress
-from pipelines.config import CompressConfig
-from pipelines.execution.local import num_cores
-from pipelines.progress import Silent
-from pipelines.storage import variants
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pipelines.config import CompressConfig
 
 _TARGET = "at least 0.8"
 _BARRIER_TIMEOUT_S = 600
@@ -38,7 +39,7 @@ _together: Any = None  # the barrier of the worker processes, set in each of the
 def main() -> None:
     """Measure and publish."""
     parser = report.parser("compress", "Measure the stage compress.", repetitions=5)
-    parser.add_argument("--images", type=report.positive, default=300, help="images of each set")
+    parser.add_argument("--images", type=report.positive, default=2000, help="images of each set")
     parser.add_argument(
         "--sets", nargs="+", choices=("elpv", "photos"), default=["elpv", "photos"], help="images"
     )
@@ -52,6 +53,9 @@ def main() -> None:
 
 def _measure(name: str, num_images: int, repetitions: int, folder: Path) -> list[report.Row]:
     """Compare the stage with the bare loop on one set of images."""
+    from benchmarks import photos
+    from pipelines.config import CompressConfig
+
     config = CompressConfig(images="elpv", limit=num_images)
     if name == "photos":
         photos.write(folder / "photos", num_images)
@@ -92,6 +96,9 @@ def _measure(name: str, num_images: int, repetitions: int, folder: Path) -> list
 
 
 def _run_stage(workspace_dir: Path, config: CompressConfig) -> dict[str, Any]:
+    from pipelines import compress
+    from pipelines.progress import Silent
+
     return compress.run(workspace_dir, config, seed=0, progress=Silent())
 
 
@@ -106,6 +113,9 @@ def _rate_of_stage(workspace_dir: Path, config: CompressConfig) -> float:
 
 def _originals(workspace_dir: Path) -> list[bytes]:
     """Return the bytes of the images that the stage took."""
+    from pipelines import compress
+    from pipelines.storage import variants
+
     set_dir = workspace_dir / "variants" / compress.SET
     source = variants.open_set(set_dir, (variants.ORIGINAL,))
     return [
@@ -133,6 +143,9 @@ def bare(files: Sequence[bytes], config: CompressConfig) -> float:
 
 def _decode(data: bytes) -> Image.Image:
     """Decode by the library that the stage uses for this kind of file."""
+    import simplejpeg
+    from PIL import Image
+
     if data.startswith(b"\xff\xd8"):
         pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
         return Image.fromarray(pixels)

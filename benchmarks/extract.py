@@ -28,7 +28,7 @@ from benchmarks import report
 from pipelines import compress, extract
 from pipelines.config import CompressConfig, ExtractConfig
 from pipelines.execution import devices
-from pipelines.execution.local import num_cores, ordered_map
+from pipelines.execution.threads import num_cores, ordered_map
 from pipelines.images import preprocess, sources
 from pipelines.networks import backbones, forward, nodes
 from pipelines.progress import Silent

@@ -17,11 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipelines.execution.local import num_cores
+from pipelines.execution.threads import num_cores
 
 # The CPU-only wheel of TensorFlow is a distribution of its own.
 _DISTRIBUTIONS = (
-    "bottleneck",
+    "bottleneck-pipeline",
     "tensorflow",
     "tensorflow-cpu",
     "keras",

@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pipelines import workspace
 from pipelines.config import CompressConfig
-from pipelines.errors import ConfigError, ImageError, ManifestError, SourceError
-from pipelines.execution.local import Output, num_cores, ordered_map, run_tasks
-from pipelines.images import decode, duplicates, index, sources
+from pipelines.errors import ConfigError, ManifestError, SourceError
+from pipelines.execution import processes
+from pipelines.execution.tasks import Output, Work, run_tasks
+from pipelines.execution.threads import num_cores, ordered_map
+from pipelines.images import decode, duplicates, encode, index, sources
 from pipelines.images.codecs import JpegCodec
+from pipelines.images.encode import Encoder
 from pipelines.progress import Progress
 from pipelines.storage import atomic, parquet, variants
 from pipelines.storage.manifest import (
@@ -33,29 +34,12 @@ from pipelines.storage.manifest import (
 )
 
 SET = "jpeg"
-MAX_FILE_BYTES = 512 << 20
 _SHARD_BYTES = 128 << 20  # the thesis takes 100 to 200 MB a file (section 4.1.2)
-_CHUNK = 8  # images that pass between threads at once
-_SHARD_ROWS = 512  # what a kill can cost stays under a minute of extraction on a slow machine
+_SHARD_ROWS = 512  # at most
+_NUM_SHARDS = 64  # at least, so that a small set keeps the cores busy to the end
+_FEW_ROWS = 32  # fewer than these are not worth a shard
+_IMAGES_A_WORKER = 64  # at least: starting a process takes as long as encoding so many
 _VARIANTS_TO_ORIGINAL = 4.7  # size of ten JPEG variants over the original's, 500x375 photographs
-
-_FORMAT_OF_EXTENSION = {
-    **{f".{name}": name for name in ("jpeg", "png", "gif", "bmp", "tiff", "webp")},
-    ".jpg": "jpeg",
-    ".tif": "tiff",
-    ".ppm": "ppm",
-    ".pgm": "ppm",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Encoded:
-    """One image's result: a row, or the reason why there is none."""
-
-    row: variants.VariantRow | None
-    id: str
-    reason: str = ""
-    has_wrong_extension: bool = False
 
 
 def run(
@@ -104,13 +88,15 @@ def run(
         num_held = len(receipts)
         total = images.table.num_rows
         progress.start("compress", total, "image", total - sum(map(len, output.missing())))
-        with contextlib.closing(_encode_all(source, images, config, output.missing())) as encoded:
-            job = _Job(output, images, source, config, encoded, progress)
+        job = _Job(output, images, source, config, progress)
+        try:
             run_tasks([output], job.run, job.check)
+        finally:
+            folder.sweep()  # behind workers that were stopped
         quarantined = job.quarantined()
         _write_quarantine(set_dir, quarantined)
         if num_held < len(receipts):
-            _report(folder, receipts, progress)
+            _report(folder, plan, receipts, progress)
     return {
         "stage": "compress",
         "num_images": sum(receipt.num_rows for receipt in receipts.values()),
@@ -124,23 +110,34 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a shard's task needs."""
+    """The work of one start."""
 
     output: Output
     images: index.Index
     source: sources.Source
     config: CompressConfig
-    encoded: Iterator[_Encoded]  # of all missing shards, so that none waits for another's disk
     progress: Progress
 
-    def run(self, task: Task, outputs: Sequence[Output]) -> list[Receipt]:
-        """Encode and write one shard."""
-        bad: list[tuple[str, str]] = []
-        stats = {"num_wrong_extension": 0}
-        rows = self._rows(task, bad, stats)
-        names = self.output.plan.details["variants"]
-        receipt = variants.write_shard(self.output.folder.path, task, names, rows, bad)
-        return [dataclasses.replace(receipt, stats=stats)]
+    def run(self, left: Sequence[Work]) -> Generator[tuple[Work, list[Receipt]], None, None]:
+        """Make the shards that are left, a process a core; the engine of this stage."""
+        works = {work.task.shard: work for work in left}
+        encoder = Encoder(self.source.root, _codec(self.config), self.config.max_megapixels)
+        make = partial(encode.make_shard, self.output.folder.path, encoder)
+        tasks = [work.task for work in left]
+        pieces = (
+            (task.shard, (task, self.images.rows(task.split, task.start, task.stop)))
+            for task in tasks
+        )
+        workers = self._num_workers(tasks)
+        with contextlib.closing(
+            processes.run_pieces(make, pieces, workers, self.progress.advance)
+        ) as done:
+            for shard, receipt in done:
+                yield works[shard], [receipt]
+
+    def _num_workers(self, tasks: Sequence[Task]) -> int:
+        useful = sum(map(len, tasks)) // _IMAGES_A_WORKER
+        return min(len(tasks), self.config.workers or min(num_cores(), useful))
 
     def check(self) -> None:
         """Stop when too large a share of the images is bad, or every one."""
@@ -174,30 +171,6 @@ class _Job:
             if task.shard in self.output.receipts
             for pair in self.output.receipts[task.shard].quarantined
         ]
-
-    def _rows(
-        self, task: Task, bad: list[tuple[str, str]], stats: dict[str, int]
-    ) -> Iterator[variants.VariantRow]:
-        for encoded in islice(self.encoded, len(task)):
-            self.progress.advance(1)
-            stats["num_wrong_extension"] += encoded.has_wrong_extension
-            if encoded.row is None:
-                bad.append((encoded.id, encoded.reason))
-            else:
-                yield encoded.row
-
-
-def _encode_all(
-    source: sources.Source, images: index.Index, config: CompressConfig, tasks: Sequence[Task]
-) -> Generator[_Encoded, None, None]:
-    """Encode the images of some shards over all cores, in the plan's order, a bounded way ahead."""
-    workers = config.workers or num_cores()
-    encode = partial(_encode, source, _codec(config), config.max_megapixels)
-    listed = (row for task in tasks for row in images.rows(task.split, task.start, task.stop))
-    chunks = iter(lambda: list(islice(listed, _CHUNK)), [])
-    encode_chunk = lambda rows: [encode(row) for row in rows]  # noqa: E731
-    for encoded in ordered_map(encode_chunk, chunks, workers, 3 * workers):
-        yield from encoded
 
 
 def _prepare(
@@ -259,7 +232,10 @@ def _plan(
 
 
 def _num_shards(images: index.Index, source: sources.Source) -> int:
-    """Choose how many shards make files of about `_SHARD_BYTES`, from the sizes of 64 images."""
+    """Choose how many shards: many for a few images, else files of about `_SHARD_BYTES`.
+
+    The cores of this machine have no part in it: the same images make the same shards anywhere.
+    """
     sizes = []
     for name in images.table["id"].slice(0, 64).to_pylist():
         try:
@@ -267,37 +243,9 @@ def _num_shards(images: index.Index, source: sources.Source) -> int:
         except OSError:
             continue
     mean = sum(sizes) / max(1, len(sizes)) * (1 + _VARIANTS_TO_ORIGINAL)
-    rows = min(_SHARD_ROWS, max(1, int(_SHARD_BYTES / max(1.0, mean))))
+    few = max(_FEW_ROWS, images.table.num_rows // _NUM_SHARDS)
+    rows = min(_SHARD_ROWS, few, max(1, int(_SHARD_BYTES / max(1.0, mean))))
     return sum(-(-count // rows) for count in images.num_rows().values())
-
-
-def _encode(
-    source: sources.Source, codec: JpegCodec, max_megapixels: float, listed: tuple[str, int]
-) -> _Encoded:
-    """Read, decode and encode one image; runs in a worker thread."""
-    name, label = listed
-    path = source.path_of(name)
-    try:
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_FILE_BYTES:
-            raise ImageError(
-                f"the file has {size_bytes:,} bytes, over the limit of {MAX_FILE_BYTES:,}"
-            )
-        data = path.read_bytes()
-        pixels = decode.decode_original(data, max_megapixels=max_megapixels)
-        encoded = codec.encode(pixels)
-    except ImageError as error:
-        return _Encoded(None, name, str(error))
-    except OSError as error:
-        return _Encoded(None, name, f"cannot be read: {error.strerror}")
-    row = variants.VariantRow(name, label, hashlib.sha256(data).digest(), (data, *encoded))
-    return _Encoded(row, name, has_wrong_extension=_has_wrong_extension(name, data))
-
-
-def _has_wrong_extension(name: str, data: bytes) -> bool:
-    """Tell whether an image's extension names another format than its content is."""
-    claimed = _FORMAT_OF_EXTENSION.get(Path(name).suffix.lower())
-    return claimed is not None and claimed != decode.sniff(data)
 
 
 def _clear(workspace_dir: Path, folder: ShardFolder) -> None:
@@ -320,7 +268,9 @@ def _write_quarantine(set_dir: Path, quarantined: list[tuple[str, str]]) -> Path
     return path
 
 
-def _report(folder: ShardFolder, receipts: Mapping[str, Receipt], progress: Progress) -> None:
+def _report(
+    folder: ShardFolder, plan: Plan, receipts: Mapping[str, Receipt], progress: Progress
+) -> None:
     """Say what a careful user would want to know about the images."""
     num_wrong = sum(receipt.stats["num_wrong_extension"] for receipt in receipts.values())
     if num_wrong:
@@ -329,7 +279,6 @@ def _report(folder: ShardFolder, receipts: Mapping[str, Receipt], progress: Prog
             "they are read by their content"
         )
     columns = ["id", "label", "sha256"]
-    tables = {shard: parquet.read_table(folder.path / shard, columns) for shard in receipts}
-    names = [shard.split("-", 1)[0] for shard in tables]
-    for note in duplicates.notes(names, list(tables.values())):
+    tables = [parquet.read_table(folder.path / task.shard, columns) for task in plan.tasks]
+    for note in duplicates.notes([task.split for task in plan.tasks], tables):
         progress.say(note)

@@ -101,7 +101,9 @@ class CompressConfig(Table):
     shards: Count = _key(
         0, "Number of output files, at least one a split; 0 chooses by size.", "0 or more"
     )
-    workers: Count = _key(0, "Threads that encode; 0 takes one a core.", "0 or more")
+    workers: Count = _key(
+        0, "Processes that encode; 0 takes one a core, fewer for few images.", "0 or more"
+    )
     limit: Count = _key(
         0, "Take only so many images, stratified by label; 0 takes all.", "0 or more"
     )
@@ -151,7 +153,7 @@ class ExtractConfig(Table):
     )
     format: Literal["parquet"] = _key("parquet", "The shards' file format.", "parquet")
     shards: Count = _key(
-        0, "Number of output files, at least one a split; 0 follows the variants'.", "0 or more"
+        0, "Number of output files, at least one a split; 0 takes 256 images each.", "0 or more"
     )
     batch_size: Positive = _key(
         8,

@@ -48,3 +48,7 @@ class FeatureError(PipelineError):
 
 class TrainingError(PipelineError):
     """A training run cannot start, go on, or be found."""
+
+
+class WorkerError(PipelineError):
+    """Processes that do a piece of work die at it."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from pipelines.config import ExtractConfig
 from pipelines.execution import devices
-from pipelines.execution.local import Output, num_cores, ordered_map, run_tasks
+from pipelines.execution.tasks import Output, in_turn, run_tasks
+from pipelines.execution.threads import num_cores, ordered_map
 from pipelines.images import preprocess
 from pipelines.networks import backbones, blocks, forward, models, nodes
 from pipelines.progress import Progress
@@ -33,6 +34,7 @@ from pipelines.storage.manifest import (
 
 VARIANTS_DIR = Path("variants") / "jpeg"
 _NUM_PROBE_IMAGES = 16  # densities of neighbouring images differ by a few percent
+_SHARD_ROWS = 256  # what a kill can cost: a minute or two of a large network on a slow machine
 _MEND = "ask for that again, or start over with --overwrite"
 
 
@@ -69,7 +71,7 @@ def run(
             num_done = job.num_images_done()
             progress.start("extract", job.num_images, "image", num_done)
             begun = time.monotonic()
-            run_tasks(outputs, job.run)
+            run_tasks(outputs, partial(in_turn, job.run))
             rate = round((job.num_images - num_done) / (time.monotonic() - begun), 3)
     return {
         "stage": "extract",
@@ -266,16 +268,10 @@ def _choose_nodes(backbone: backbones.Backbone, asked: Sequence[str]) -> list[no
 
 
 def _tasks(source: variants.VariantSet, num_shards: int) -> tuple[Task, ...]:
-    """Follow the variants' shards, or cut the images anew into `num_shards`."""
-    if num_shards:
-        return split_into_tasks(source.num_rows(), num_shards, features.SUFFIX)
-    tasks = []
-    used: dict[str, int] = {}
-    for task, receipt in zip(source.plan.tasks, source.receipts, strict=True):
-        start = used.get(task.split, 0)
-        used[task.split] = start + receipt.num_rows
-        tasks.append(Task(task.shard, task.split, start, used[task.split]))
-    return tuple(tasks)
+    """Cut the images into shards, which need not be those of the variants."""
+    num_rows = source.num_rows()
+    default = sum(-(-count // _SHARD_ROWS) for count in num_rows.values())
+    return split_into_tasks(num_rows, num_shards or default, features.SUFFIX)
 
 
 def _probe(

@@ -81,6 +81,7 @@ def extracted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Extract
         node=("avg_pool", "block7a_expand_activation"),
         dtype="float32",
         batch_size=BATCH_SIZE,
+        shards=5,
     )
     return Extracted(workspace, config, extract.run(workspace, config, 0, Silent()))
 

@@ -18,6 +18,7 @@ from processes import tree
 from pipelines import compress
 from pipelines.config import CompressConfig
 from pipelines.errors import SourceError
+from pipelines.images import encode
 from pipelines.progress import Silent
 
 NUM_GOOD = 20  # one bad image beside them stays under the share that stops a run
@@ -98,7 +99,7 @@ def test_compress_image_over_max_megapixels_is_quarantined_and_under_it_taken(im
 
 
 def test_compress_file_too_large_to_read_is_quarantined(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(compress, "MAX_FILE_BYTES", 50_000)
+    monkeypatch.setattr(encode, "MAX_FILE_BYTES", 50_000)
     (images / "cat/large.jpg").write_bytes(to_jpeg(photo()) + bytes(50_000))
     run(tmp_path, images)
     ((name, reason),) = quarantine(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -35,12 +36,13 @@ def clean(large: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     return tree(workspace)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("num_receipts", range(1, 6))
 def test_compress_killed_between_shards_ends_with_the_same_bytes(
-    num_receipts, large, clean, tmp_path
+    num_receipts, workers, large, clean, tmp_path
 ):
     (tmp_path / "bottleneck.toml").touch()
-    arguments = ["compress", "--images", str(large), "--shards", "6"]
+    arguments = ["compress", "--images", str(large), "--shards", "6", "--workers", str(workers)]
     receipts = tmp_path / "variants/jpeg/receipts"
     kill_when(lambda: len([*receipts.glob("*.json")]) >= num_receipts, tmp_path, *arguments)
     result = bottleneck(tmp_path, *arguments, "--json")
@@ -59,17 +61,23 @@ def test_compress_killed_within_a_shard_ends_with_the_same_bytes(large, clean, t
     assert tree(tmp_path, (".lock", "bottleneck.toml")) == clean
 
 
-def test_compress_interrupted_says_so_in_one_line_and_goes_on(large, clean, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_compress_interrupted_says_so_in_one_line_and_goes_on(workers, large, clean, tmp_path):
     (tmp_path / "bottleneck.toml").touch()
-    arguments = ["compress", "--images", str(large), "--shards", "6", "-C", str(tmp_path)]
+    flags = ["--shards", "6", "--workers", str(workers)]
+    arguments = ["compress", "--images", str(large), *flags, "-C", str(tmp_path)]
     program = Path(sys.executable).with_name("bottleneck")
     set_dir = tmp_path / "variants/jpeg"
     with subprocess.Popen(
-        [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         while process.poll() is None and not any(set_dir.glob(".train-00001*.tmp")):
             time.sleep(0.002)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to workers, too
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output) == (1, "")
     lines = [line for line in errors.splitlines() if not line.startswith(("hash: ", "no splits "))]

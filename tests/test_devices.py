@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from pipelines.execution.local import num_cores
+from pipelines.execution.threads import num_cores
 
 
 def run(program):

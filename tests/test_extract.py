@@ -22,7 +22,10 @@ from pipelines.storage.cache import FeatureCache
 from pipelines.storage.manifest import ShardFolder
 
 MAPS = "block7a_expand_activation"
-FLAGS = ("--backbone", "efficientnet_lite0", "--batch-size", str(BATCH_SIZE), "--dtype", "float32")
+FLAGS = (
+    *("--backbone", "efficientnet_lite0", "--batch-size", str(BATCH_SIZE)),
+    *("--dtype", "float32", "--shards", "5"),
+)
 # Keras's `save_weights` calls np.array on its variables; NumPy 2 warns of their old __array__.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -165,7 +168,7 @@ def test_extract_started_again_has_nothing_to_do_and_loads_no_tensorflow(workspa
         ({"backbone": "inception_v3"}, "backbone efficientnet_lite0, now inception_v3"),
         ({"weights": "none"}, "weights imagenet, now none"),
         ({"batch_size": 3}, "batch_size 4, now 3"),
-        ({"shards": 7}, "shards 0, now 7"),
+        ({"shards": 7}, "shards 5, now 7"),
     ],
 )
 def test_extract_other_settings_raise_naming_the_difference(
@@ -181,6 +184,21 @@ def test_extract_after_variants_made_anew_raises_naming_them(extracted, photos, 
     images = CompressConfig(images=str(photos), qualities=(10, 90), shards=5, overwrite=True)
     compress.run(workspace, images, 0, Silent())
     with pytest.raises(ManifestError, match=r"variants\.codec\.qualities 10,50, now 10,90"):
+        run(workspace, extracted)
+
+
+def test_extract_after_an_image_was_changed_and_compressed_anew_raises(
+    extracted, photos, workspace, tmp_path
+):
+    changed = Path(shutil.copytree(photos, tmp_path / "changed"))
+    first, second = sorted((changed / "brick").iterdir())[:2]
+    shutil.copy(second, first)
+    shutil.rmtree(workspace / "variants")
+    images = CompressConfig(images=str(changed), qualities=(10, 50), shards=5)
+    compress.run(workspace, images, 0, Silent())
+    plans = [p / "variants" / "jpeg" / "plan.json" for p in (workspace, extracted.path)]
+    assert plans[0].read_bytes() == plans[1].read_bytes(), "settings alone would not tell"
+    with pytest.raises(ManifestError, match=r"made with variants_sha256 \w+, now"):
         run(workspace, extracted)
 
 

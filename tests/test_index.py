@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.errors import ManifestError, ShardError, SourceError
-from pipelines.execution.local import ordered_map
+from pipelines.execution.threads import ordered_map
 from pipelines.images import index
 from pipelines.images.index import Index, open_index
 from pipelines.images.sources import Source, open_source

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipelines.execution.local import num_cores
+from pipelines.execution.threads import num_cores
 
 _INSTRUCTION_SETS = ("amx_tile", "avx512f", "avx2", "avx", "sse4_2")  # the best one counts
 

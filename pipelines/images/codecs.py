@@ -15,10 +15,9 @@ decoders give the same pixels.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL
@@ -151,9 +150,7 @@ class JpegCodec:
         return tuple(f"q{qf:03d}" for qf in self.qualities)
 
     def encode(self, pixels: np.ndarray) -> list[bytes]:
-        """Encode one image at every quality factor.
-
-        Other threads run meanwhile, where the system has files in memory (Linux).
+        """Encode one image at every quality factor; Pillow holds the interpreter lock meanwhile.
 
         Args:
             pixels: uint8, (height, width) grayscale or (height, width, 3) RGB, 0..255.
@@ -166,15 +163,10 @@ class JpegCodec:
         """
         _check_pixels(pixels)
         image = Image.fromarray(pixels)
-        with _memory_file() as file:
-            # End to end, read at once: every call to the system lets another thread go first.
-            ends = [self._append(image, qf, file) for qf in self.qualities]
-            file.seek(0)
-            data = file.read()
-        return [data[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        return [self._encode_one(image, qf) for qf in self.qualities]
 
-    def _append(self, image: Image.Image, qf: int, file: BinaryIO) -> int:
-        """Write one JPEG behind the others; returns where it ends."""
+    def _encode_one(self, image: Image.Image, qf: int) -> bytes:
+        file = io.BytesIO()
         try:
             image.save(
                 file,
@@ -185,9 +177,9 @@ class JpegCodec:
                 optimize=False,
                 progressive=False,
             )
-            return file.tell()
         except (OSError, ValueError, MemoryError) as error:
             raise ImageError(f"cannot be encoded as JPEG of quality {qf}: {error}") from error
+        return file.getvalue()
 
     def describe(self) -> dict[str, Any]:
         """Name all that decides the bytes of a variant, for the fingerprint of a cache."""
@@ -238,18 +230,6 @@ def decode_variant(data: bytes) -> np.ndarray:
     except (ValueError, MemoryError) as error:
         raise ImageError(f"damaged JPEG: {error}") from error
     return pixels[:, :, 0] if is_gray else pixels
-
-
-def _memory_file() -> BinaryIO:
-    """Open an empty file in memory.
-
-    Pillow lets go of the interpreter lock only while it encodes to a file descriptor, so one of
-    those is what makes threads pay (1.6 times the images a second on two cores).
-    """
-    if hasattr(os, "memfd_create"):
-        # Unbuffered: Pillow writes to the descriptor behind the file's back.
-        return os.fdopen(os.memfd_create("jpeg"), "w+b", buffering=0)
-    return io.BytesIO()
 
 
 def _check_pixels(pixels: np.ndarray) -> None:

@@ -1,16 +1,14 @@
-"""The engine of one machine: results in order, a bounded look-ahead, work that goes on."""
+"""What is left to do becomes shards with receipts, and goes on where it stopped."""
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pipelines.execution.local import Output, num_cores, ordered_map, run_tasks
+from pipelines.execution.tasks import Output, in_turn, run_tasks
 from pipelines.storage import atomic
 from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task, split_into_tasks
 
@@ -54,83 +52,10 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_num_cores_is_what_this_process_may_use():
-    allowed = os.sched_getaffinity(0)
-    assert num_cores() == len(allowed)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert num_cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
-@pytest.mark.parametrize("lookahead", [0, 1, 3, 100])
-@pytest.mark.parametrize("workers", [1, 4])
-def test_ordered_map_results_are_in_the_items_order(workers, lookahead):
-    def slower_at_first(i: int) -> int:
-        time.sleep(0.01 if i < 3 else 0)
-        return i * i
-
-    results = list(ordered_map(slower_at_first, range(12), workers, lookahead))
-    assert results == [i * i for i in range(12)]
-
-
-def test_ordered_map_runs_in_several_threads():
-    both = threading.Barrier(2, timeout=10)  # breaks unless two items are at work at once
-    assert list(ordered_map(lambda _: both.wait() >= 0, range(4), 2, 4)) == [True] * 4
-
-
-def test_ordered_map_reads_items_a_bounded_number_ahead():
-    read = []
-
-    def items():
-        for i in range(100):
-            read.append(i)
-            yield i
-
-    results = ordered_map(lambda i: i, items(), workers=2, lookahead=5)
-    assert read == []
-    for taken in range(1, 20):
-        next(results)
-        assert len(read) - taken <= 5
-    results.close()
-    assert len(read) < 30
-
-
-def test_ordered_map_function_fails_raises_in_its_place():
-    results = ordered_map(lambda i: 6 // (3 - i), range(10), 2, 4)
-    assert [next(results) for _ in range(3)] == [2, 3, 6]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
-
-
-def test_ordered_map_dropped_early_leaves_no_thread():
-    before = threading.active_count()
-    results = ordered_map(lambda i: i, range(1000), 3, 6)
-    next(results)
-    assert threading.active_count() > before
-    results.close()
-    assert threading.active_count() == before
-
-
-def test_ordered_map_dropped_early_leaves_what_has_not_begun():
-    done = []
-
-    def slow(i: int) -> int:
-        time.sleep(0.01)
-        done.append(i)
-        return i
-
-    results = ordered_map(slow, range(1000), workers=1, lookahead=50)
-    next(results)
-    results.close()
-    assert len(done) < 25
-
-
 def test_run_tasks_all_done_gives_a_whole_set(tmp_path):
     output = make_output(tmp_path / "a")
     assert output.missing() == list(TASKS)
-    run_tasks([output], Worker())
+    run_tasks([output], partial(in_turn, Worker()))
     assert output.missing() == []
     plan, receipts = ShardFolder(tmp_path / "a").read_manifest("features", 1, "x")
     assert plan == PLAN
@@ -138,34 +63,34 @@ def test_run_tasks_all_done_gives_a_whole_set(tmp_path):
 
 
 def test_run_tasks_stopped_and_started_again_does_only_what_is_missing(tmp_path):
-    run_tasks([make_output(tmp_path / "whole")], Worker())
+    run_tasks([make_output(tmp_path / "whole")], partial(in_turn, Worker()))
     with pytest.raises(ZeroDivisionError):
-        run_tasks([make_output(tmp_path / "a")], Worker(fails_at=TASKS[2]))
+        run_tasks([make_output(tmp_path / "a")], partial(in_turn, Worker(fails_at=TASKS[2])))
     assert not (tmp_path / "a" / "manifest.json").exists()
     output, worker = make_output(tmp_path / "a"), Worker()
     assert output.missing() == list(TASKS[2:])
-    run_tasks([output], worker)
+    run_tasks([output], partial(in_turn, worker))
     assert [shard for shard, _ in worker.done] == [task.shard for task in TASKS[2:]]
     assert tree(tmp_path / "a") == tree(tmp_path / "whole")
 
 
 def test_run_tasks_all_there_writes_only_the_manifest(tmp_path):
-    run_tasks([make_output(tmp_path / "a")], Worker())
+    run_tasks([make_output(tmp_path / "a")], partial(in_turn, Worker()))
     before = tree(tmp_path / "a")
     (tmp_path / "a" / "manifest.json").unlink()
     worker = Worker()
-    run_tasks([make_output(tmp_path / "a")], worker)
+    run_tasks([make_output(tmp_path / "a")], partial(in_turn, worker))
     assert worker.done == []
     assert tree(tmp_path / "a") == before
 
 
 def test_run_tasks_several_outputs_each_gets_what_it_lacks(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        run_tasks([make_output(tmp_path / "a")], Worker(fails_at=TASKS[1]))
-    run_tasks([make_output(tmp_path / "b")], Worker())
+        run_tasks([make_output(tmp_path / "a")], partial(in_turn, Worker(fails_at=TASKS[1])))
+    run_tasks([make_output(tmp_path / "b")], partial(in_turn, Worker()))
     (tmp_path / "b" / TASKS[3].shard).unlink()
     worker = Worker()
-    run_tasks([make_output(tmp_path / "a"), make_output(tmp_path / "b")], worker)
+    run_tasks([make_output(tmp_path / "a"), make_output(tmp_path / "b")], partial(in_turn, worker))
     shards = [task.shard for task in TASKS]
     assert worker.done == [(s, "a") for s in shards[1:]] + [(shards[3], "b")]
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
@@ -179,14 +104,14 @@ def test_run_tasks_check_fails_stops_behind_a_receipt(tmp_path):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run_tasks([output], worker, check)
+        run_tasks([output], partial(in_turn, worker), check)
     assert len(worker.done) == 2
     assert make_output(tmp_path / "a").missing() == list(TASKS[2:])
     with pytest.raises(ZeroDivisionError):
-        run_tasks([make_output(tmp_path / "a")], worker, check)  # before any work
+        run_tasks([make_output(tmp_path / "a")], partial(in_turn, worker), check)  # before any work
     assert len(worker.done) == 2
 
 
 def test_run_tasks_wrong_number_of_receipts_is_a_bug_that_shows(tmp_path):
     with pytest.raises(ValueError, match="zip"):
-        run_tasks([make_output(tmp_path / "a")], lambda task, outputs: [])
+        run_tasks([make_output(tmp_path / "a")], partial(in_turn, lambda task, outputs: []))

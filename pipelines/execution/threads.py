@@ -1,0 +1,43 @@
+"""Work in threads: results in order, a bounded number ahead."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(
+    function: Callable[[ItemT], ResultT], items: Iterable[ItemT], workers: int, lookahead: int
+) -> Iterator[ResultT]:
+    """Apply `function` in threads, give results in the items' order, a bounded number ahead.
+
+    For what lets go of the interpreter lock while it works: JPEG decoding, zstd, hashing.
+
+    Args:
+        function: called in a worker thread; its exception is raised here.
+        items: read one by one, at most `lookahead` ahead of what has been taken.
+        workers: threads.
+        lookahead: results that wait at most, which bounds the memory.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="bottleneck")
+    waiting: deque[Future[ResultT]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= lookahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
