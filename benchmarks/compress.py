@@ -1,10 +1,12 @@
 """`compress` against the same libraries called bare: decode once, encode ten times.
 
-The stage also lists and hashes files, writes shards durably and reads them back for its report.
-The bare loop has the images' bytes in memory, throws its results away, and runs in one thread;
-times the cores it is what a machine could do at most, were each core as fast beside busy ones as
-alone. Hyper-threads are not, so the same loop is measured a second time in one process a core, all
-at once.
+Two comparisons. The whole stage, which also lists and hashes files, starts processes, writes shards
+durably and reads them back for its report, beside the bare loop in one thread times the cores: what
+a machine could do at most, were each core as fast beside busy ones as alone. And shard by shard, in
+the stage's own worker processes: after each shard the same process runs the bare loop on the same
+images, so that whatever slows the machine meets both alike.
+
+The bare loop has the images' bytes in memory and throws its results away.
 
 The stage is imported in functions: its worker processes load this file, as they would load the
 small `bottleneck` script.
@@ -13,13 +15,12 @@ small `bottleneck` script.
 from __future__ import annotations
 
 import io
-import multiprocessing
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from pipelines.config import CompressConfig
+    from pipelines.images.encode import Encoder
+    from pipelines.storage.manifest import Task
 
 _TARGET = "at least 0.8"
-_BARRIER_TIMEOUT_S = 600
-_together: Any = None  # the barrier of the worker processes, set in each of them
+_SHARD_ROWS = 64  # as short as makes no difference to the shard, so that the two stay close in time
 
 
 def main() -> None:
@@ -62,36 +64,37 @@ def _measure(name: str, num_images: int, repetitions: int, folder: Path) -> list
         config = CompressConfig(images=str(folder / "photos"))
     _run_stage(folder / "first", config)
     files = _originals(folder / "first")
-    shutil.rmtree(folder / "first")
     cores = num_cores()
-    context = multiprocessing.get_context("spawn")
-    arguments = (context.Barrier(cores),)
-    with ProcessPoolExecutor(cores, context, _start_worker, arguments) as pool:
-        figures = report.take_turns(
-            {
-                "stage": lambda: _rate_of_stage(folder / "again", config),
-                "thread": lambda: bare(files, config) * cores,
-                "processes": lambda: sum(pool.map(_bare_at_once, [(files, config)] * cores)),
-            },
-            repetitions,
-            warm_up=True,
-        )
-    mean_kb = statistics.fmean(map(len, files)) / 1000
-    limits = {
-        "thread": f"bare decode and encodes in one thread x {cores} cores",
-        "processes": f"the same in {cores} processes at once",
-    }
+    figures = report.take_turns(
+        {
+            "stage": lambda: _rate_of_stage(folder / "again", config),
+            "bare": lambda: bare(files, config) * cores,
+        },
+        repetitions,
+        warm_up=True,
+    )
+    shards = [_rates_in_workers(folder / "first", config, cores) for _ in range(repetitions)]
+    shutil.rmtree(folder / "first")
+    details = {"mean KB of an original": statistics.fmean(map(len, files)) / 1000}
     return [
         report.compare(
-            f"compress {name}, {len(files)} images",
+            f"compress {name}, {len(files)} images, the whole stage",
             "images/s",
             figures["stage"],
-            figures[key],
-            limit,
+            figures["bare"],
+            f"bare decode and encodes in one thread x {cores} cores",
             _TARGET,
-            {"mean KB of an original": mean_kb},
-        )
-        for key, limit in limits.items()
+            details,
+        ),
+        report.compare(
+            f"compress {name}, {len(files)} images, shard by shard",
+            "images/s",
+            [made for made, _ in shards],
+            [limit for _, limit in shards],
+            f"bare decode and encodes in the same {cores} processes, by turns",
+            _TARGET,
+            details,
+        ),
     ]
 
 
@@ -154,15 +157,55 @@ def _decode(data: bytes) -> Image.Image:
     return image
 
 
-def _start_worker(together: Any) -> None:
-    global _together
-    _together = together
+def _rates_in_workers(
+    workspace_dir: Path, config: CompressConfig, cores: int
+) -> tuple[float, float]:
+    """Make the set's shards again, in as many processes as there are cores.
+
+    Returns:
+        Images/s of all processes together while they make shards, and while they run bare.
+    """
+    from pipelines.execution.processes import run_pieces
+    from pipelines.images import sources
+    from pipelines.images.codecs import JpegCodec
+    from pipelines.images.encode import Encoder
+    from pipelines.storage import variants
+    from pipelines.storage.manifest import split_into_tasks
+
+    source = variants.open_set(workspace_dir / "variants" / "jpeg", (variants.ORIGINAL,))
+    root = sources.open_source(config.images, base_dir=workspace_dir).root
+    encoder = Encoder(root, JpegCodec(config.qualities, config.subsampling), config.max_megapixels)
+    num_rows = source.num_rows()
+    tasks = split_into_tasks(num_rows, sum(num_rows.values()) // _SHARD_ROWS, variants.SUFFIX)
+    pieces = [
+        (
+            task.shard,
+            (task, [(r.id, r.label) for r in source.rows(task.split, task.start, task.stop)]),
+        )
+        for task in tasks
+    ]
+    with tempfile.TemporaryDirectory(dir=workspace_dir) as folder:
+        work = partial(_make_and_run_bare, Path(folder), encoder, config)
+        found = [seconds for _, seconds in run_pieces(work, pieces, cores, lambda count: None)]
+    made_s, bare_s = (sum(column) for column in zip(*found, strict=True))
+    return cores * sum(num_rows.values()) / made_s, cores * sum(num_rows.values()) / bare_s
 
 
-def _bare_at_once(work: tuple[Sequence[bytes], CompressConfig]) -> float:
-    """Run the bare loop in this process once all processes are ready; images/s of this one."""
-    _together.wait(_BARRIER_TIMEOUT_S)
-    return bare(*work)
+def _make_and_run_bare(
+    folder: Path,
+    encoder: Encoder,
+    config: CompressConfig,
+    work: tuple[Task, list[tuple[str, int]]],
+    advance: Callable[[int], None],
+) -> tuple[float, float]:
+    """Make one shard as the stage does, then run bare on its images; seconds of each."""
+    from pipelines.images.encode import make_shard
+
+    started = time.perf_counter()
+    make_shard(folder, encoder, work, advance)
+    made_s = time.perf_counter() - started
+    files = [(encoder.root / name).read_bytes() for name, _ in work[1]]
+    return made_s, len(files) / bare(files, config)
 
 
 if __name__ == "__main__":

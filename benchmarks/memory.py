@@ -1,20 +1,22 @@
 """Peak memory of each stage on a small and on a large set: it should hardly grow.
 
 Every stage runs as the real command in a process of its own, and the system says what that process
-held at most (`ru_maxrss`, resident pages, shared libraries included). Training reads its cache from
-the disk (`--memory-budget-mb 0`).
+and those that it started held at most (resident pages, the shared libraries of each included; added
+up, though they may not have been at their highest all at once). Training reads its cache from the
+disk (`--memory-budget-mb 0`).
 
-Nothing heavy is imported here: Linux counts the memory of a process before its `exec` in, and
-that is this one's.
+Linux only: the figures are those of /proc. Nothing heavy is imported here, for a process is counted
+before its `exec`, too, and that is this one's memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +26,7 @@ _STAGES = ("compress", "extract", "train-tail")
 _BACKBONE = "efficientnet_lite0"
 _TARGET = "at most 1.1"
 _PROGRAM = "from bottleneck_cli.main import main; main()"
-# macOS gives bytes, all others KiB.
-_MB_PER_UNIT = 1e-6 if sys.platform == "darwin" else 1024e-6
+_LOOK_EVERY_S = 0.02
 
 
 def main() -> None:
@@ -105,12 +106,33 @@ def _peak_mb(*arguments: str) -> float:
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments, "-q"], stdout=subprocess.DEVNULL
     )
-    # `resource.getrusage` would give the highest of all children so far, this gives the one's.
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    highest_kb: dict[int, int] = {}
+    while process.poll() is None:
+        for pid in _family(process.pid):
+            highest_kb[pid] = max(highest_kb.get(pid, 0), _highest_kb(pid))
+        time.sleep(_LOOK_EVERY_S)
     if process.returncode:
         raise RuntimeError(f"bottleneck {' '.join(arguments)}: exit status {process.returncode}")
-    return usage.ru_maxrss * _MB_PER_UNIT
+    return sum(highest_kb.values()) * 1024e-6
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text(encoding="ascii").split():
+                found += _family(int(child))
+    return found
+
+
+def _highest_kb(pid: int) -> int:
+    """Return what a process held at most so far, in KiB; 0 for one that has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return 0
 
 
 if __name__ == "__main__":
