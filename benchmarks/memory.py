@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import report
+from pipelines.execution.threads import num_cores
 
 _STAGES = ("compress", "extract", "train-tail")
 _BACKBONE = "efficientnet_lite0"
@@ -89,7 +90,9 @@ def _commands(
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Give a name, the command and its flags, in the order in which they can run."""
     qualities = ["--qualities", arguments.qualities] if arguments.qualities else []
-    yield "compress", "compress", ["--limit", str(num_images), *qualities]
+    # As many processes for the small set as for the large one.
+    workers = ["--workers", str(num_cores())]
+    yield "compress", "compress", ["--limit", str(num_images), *workers, *qualities]
     named = [flag for node in arguments.nodes for flag in ("--node", node)]
     yield "extract", "extract", ["--backbone", _BACKBONE, *named]
     for node in arguments.nodes:

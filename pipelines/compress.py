@@ -38,7 +38,7 @@ _SHARD_BYTES = 128 << 20  # the thesis takes 100 to 200 MB a file (section 4.1.2
 _SHARD_ROWS = 512  # at most
 _NUM_SHARDS = 64  # at least, so that a small set keeps the cores busy to the end
 _FEW_ROWS = 32  # fewer than these are not worth a shard
-_IMAGES_A_WORKER = 64  # at least: starting a process takes as long as encoding so many
+_BYTES_A_WORKER = 2 << 20  # of originals: starting a process takes as long as encoding so many
 _VARIANTS_TO_ORIGINAL = 4.7  # size of ten JPEG variants over the original's, 500x375 photographs
 
 
@@ -136,7 +136,8 @@ class _Job:
                 yield works[shard], [receipt]
 
     def _num_workers(self, tasks: Sequence[Task]) -> int:
-        useful = sum(map(len, tasks)) // _IMAGES_A_WORKER
+        mean = _mean_bytes(self.images, self.source)
+        useful = int(sum(map(len, tasks)) * mean / _BYTES_A_WORKER)
         return min(len(tasks), self.config.workers or min(num_cores(), useful))
 
     def check(self) -> None:
@@ -231,18 +232,23 @@ def _plan(
     return plan
 
 
-def _num_shards(images: index.Index, source: sources.Source) -> int:
-    """Choose how many shards: many for a few images, else files of about `_SHARD_BYTES`.
-
-    The cores of this machine have no part in it: the same images make the same shards anywhere.
-    """
+def _mean_bytes(images: index.Index, source: sources.Source) -> float:
+    """Guess the size of a file from 64 of them."""
     sizes = []
     for name in images.table["id"].slice(0, 64).to_pylist():
         try:
             sizes.append(source.path_of(name).stat().st_size)
         except OSError:
             continue
-    mean = sum(sizes) / max(1, len(sizes)) * (1 + _VARIANTS_TO_ORIGINAL)
+    return sum(sizes) / max(1, len(sizes))
+
+
+def _num_shards(images: index.Index, source: sources.Source) -> int:
+    """Choose how many shards: many for a few images, else files of about `_SHARD_BYTES`.
+
+    The cores of this machine have no part in it: the same images make the same shards anywhere.
+    """
+    mean = _mean_bytes(images, source) * (1 + _VARIANTS_TO_ORIGINAL)
     few = max(_FEW_ROWS, images.table.num_rows // _NUM_SHARDS)
     rows = min(_SHARD_ROWS, few, max(1, int(_SHARD_BYTES / max(1.0, mean))))
     return sum(-(-count // rows) for count in images.num_rows().values())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import ExtractConfig
+from pipelines.errors import ManifestError
 from pipelines.execution import devices
 from pipelines.execution.tasks import Output, in_turn, run_tasks
 from pipelines.execution.threads import num_cores, ordered_map
@@ -216,7 +217,8 @@ def _prepare(
     )
     tasks = _tasks(source, config.shards)
     probe: list[np.ndarray] = []
-    outputs, layouts = [], []
+    outputs: list[Output] = []
+    layouts: list[Layout] = []
     for i, node in enumerate(chosen):
         folder = ShardFolder(workspace_dir / config.features_dir / node.name)
         locks.enter_context(atomic.exclusive(folder.path))
@@ -234,6 +236,11 @@ def _prepare(
             plan = None
         if plan is not None:
             check_same(plan.fingerprint, fingerprint, folder.path, _MEND)
+            if outputs and plan.tasks != outputs[0].plan.tasks:
+                raise ManifestError(
+                    f"{folder.path}: has other shards than {outputs[0].folder.path}, so one pass "
+                    "cannot make both; extract one after the other"
+                )
         else:
             if not probe:
                 progress.say(f"probing {_NUM_PROBE_IMAGES} images for the encoding")
@@ -248,7 +255,8 @@ def _prepare(
                 "classes": source.plan.details["classes"],
                 "split_note": source.plan.details["note"],
             }
-            plan = Plan("features", features.FORMAT_VERSION, fingerprint, details, tasks)
+            same = outputs[0].plan.tasks if outputs else tasks
+            plan = Plan("features", features.FORMAT_VERSION, fingerprint, details, same)
             folder.publish(plan)
         outputs.append(Output(folder, plan))
         layouts.append(Layout.from_json(plan.details))

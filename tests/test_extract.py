@@ -203,6 +203,22 @@ def test_extract_after_an_image_was_changed_and_compressed_anew_raises(
 
 
 @pytest.mark.slow
+def test_extract_nodes_whose_shards_differ_are_not_mixed(extracted, workspace, monkeypatch):
+    shutil.rmtree(workspace / "features")
+    monkeypatch.setattr(extract, "_SHARD_ROWS", 8)
+    run(workspace, extracted, node=("avg_pool",), shards=0)
+    monkeypatch.setattr(extract, "_SHARD_ROWS", 16)
+    # A new cache follows the one beside it; two that are there must agree.
+    run(workspace, extracted, node=("avg_pool", MAPS), shards=0)
+    assert plan_of(workspace, MAPS)["shards"] == plan_of(workspace, "avg_pool")["shards"]
+    shutil.rmtree(workspace / "features" / MAPS)
+    run(workspace, extracted, node=(MAPS,), shards=0)
+    (workspace / "features" / MAPS / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match=f"{MAPS}: has other shards than .*avg_pool"):
+        run(workspace, extracted, node=("avg_pool", MAPS), shards=0)
+
+
+@pytest.mark.slow
 def test_extract_overwrite_makes_it_anew_in_float16(extracted, workspace):
     run(workspace, extracted, dtype="float16", overwrite=True)
     for node in ("avg_pool", MAPS):

@@ -21,12 +21,8 @@ def ignore(count: int) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return state != "Z"
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip()[:1] not in ("", "Z")
 
 
 def wait_until(condition, seconds: float = 30.0) -> bool:
@@ -108,6 +104,16 @@ def test_run_pieces_a_worker_that_dies_is_replaced(tmp_path):
     assert min(counts) < 0
 
 
+def test_run_pieces_deaths_at_other_pieces_are_no_deaths_at_this_one(tmp_path):
+    # While one worker sleeps, the other one's place does all the rest: two deaths, one, one.
+    for name, deaths in (("a", 2), ("b", 1), ("c", 1)):
+        (tmp_path / name).write_text(str(deaths))
+    pieces = [("busy", tmp_path / "busy"), *((name, tmp_path / name) for name in "abc")]
+    results = run_pieces(work.die_or_sleep, pieces, 2, ignore)
+    assert sorted(next(results)[0] for _ in "abc") == ["a", "b", "c"]
+    results.close()
+
+
 def test_run_pieces_three_deaths_at_one_piece_stop_with_its_name(tmp_path):
     (tmp_path / "bad").write_text("3")
     (tmp_path / "good").write_text("0")
@@ -117,14 +123,24 @@ def test_run_pieces_three_deaths_at_one_piece_stop_with_its_name(tmp_path):
     assert (tmp_path / "bad").read_text() == "0"
 
 
-def test_run_pieces_closed_early_leaves_no_process(tmp_path):
+def test_run_pieces_closed_while_workers_are_busy_leaves_no_process(tmp_path):
+    (tmp_path / "a").write_text("0")
+    pieces = [(name, tmp_path / name) for name in ("busy", "a")]
+    results = run_pieces(work.die_or_sleep, pieces, 2, ignore)
+    assert next(results) == ("a", "done")
+    assert wait_until(lambda: (tmp_path / "busy").exists() and (tmp_path / "busy").read_text())
+    results.close()
+    assert not is_alive(int((tmp_path / "busy").read_text()))
+
+
+def test_run_pieces_stopped_while_it_counts_leaves_no_process(tmp_path):
     paths = [tmp_path / name for name in "ab"]
     # A worker that counts makes `next` come back to the loop; the exception ends both.
     seen = []
 
     def stop(count: int) -> None:
         seen.append(count)
-        if all(path.exists() for path in paths):
+        if all(path.exists() and path.read_text() for path in paths):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -155,10 +171,32 @@ def test_run_pieces_workers_end_with_their_parent(tmp_path):
     assert wait_until(lambda: not any(is_alive(pid) for pid in pids), 10)
 
 
+def test_run_pieces_in_an_unguarded_program_says_what_is_missing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import work\n"
+        "from pipelines.execution.processes import run_pieces\n"
+        "list(run_pieces(work.square, [('a', 1), ('b', 2)], 2, print))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(work.__file__).parent)}
+    result = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert "WorkerError: a worker process ended with exit status 1 before it" in result.stderr
+    assert '`if __name__ == "__main__":`' in result.stderr
+
+
+def test_run_pieces_result_that_does_not_pickle_is_a_bug_that_shows():
+    with pytest.raises(TypeError, match="pickle"):
+        list(run_pieces(work.give_a_lock, [("a", 1), ("b", 2)], 2, ignore))
+
+
 def test_run_pieces_workers_are_quiet_and_have_one_thread_for_numpy(capfd, monkeypatch):
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert dict(run_pieces(work.warn, [("a", 1), ("b", 2)], 2, ignore)) == {"a": "1", "b": "1"}
+    found = dict(run_pieces(work.warn, [("a", 1), ("b", 2)], 2, ignore))
+    assert found == {"a": ("1", True), "b": ("1", True)}, "(threads, Ctrl-C is the parent's)"
     assert capfd.readouterr().err == ""
     assert "OPENBLAS_NUM_THREADS" not in os.environ
     assert os.environ["OMP_NUM_THREADS"] == "7"

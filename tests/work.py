@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -46,10 +47,17 @@ def die(path: Path, advance: Advance) -> str:
     advance(1)
     if left:
         path.write_text(str(left - 1))
-        time.sleep(0.15)
+        time.sleep(0.15)  # longer than counts are held back
         advance(1)
         os.kill(os.getpid(), signal.SIGKILL)
     return "done"
+
+
+def die_or_sleep(path: Path, advance: Advance) -> str:
+    """Sleep in the piece `busy`, die as often as it says in all others."""
+    if path.name == "busy":
+        sleep(path, advance)
+    return die(path, advance)
 
 
 def sleep(path: Path, advance: Advance) -> None:
@@ -60,10 +68,16 @@ def sleep(path: Path, advance: Advance) -> None:
         advance(1)
 
 
-def warn(_: int, advance: Advance) -> str:
-    """Warn as libraries do."""
+def warn(_: int, advance: Advance) -> tuple[str, bool]:
+    """Warn as libraries do; return the threads for NumPy and whether Ctrl-C is blocked."""
     warnings.warn("a library's warning", UserWarning, stacklevel=1)
-    return os.environ["OPENBLAS_NUM_THREADS"]
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    return os.environ["OPENBLAS_NUM_THREADS"], signal.SIGINT in blocked
+
+
+def give_a_lock(_: int, advance: Advance) -> object:
+    """Return what does not pickle."""
+    return threading.Lock()
 
 
 class Unpicklable(Exception):

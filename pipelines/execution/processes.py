@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -101,8 +102,8 @@ class _Worker:
 
     Attributes:
         piece: name and item.
-        num_deaths: of earlier workers at this piece.
-        num_counted: what it has counted of this piece.
+        num_deaths: of workers at this piece.
+        num_counted: what this one has counted of it.
         connection: to and from the process.
         process: the process.
     """
@@ -110,18 +111,28 @@ class _Worker:
     def __init__(
         self, function: Callable[..., Any], piece: tuple[str, Any], num_deaths: int = 0
     ) -> None:
-        self.num_deaths = num_deaths
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_work, args=(other, function), daemon=True)
-        with _handed_down():
-            self.process.start()
-        other.close()  # now only the process holds it: its death ends the connection
-        self.give(piece)
+        self._is_ready = False
+        try:
+            with _handed_down():
+                self.process.start()
+            other.close()  # now only the process holds it: its death ends the connection
+            self.give(piece, num_deaths)
+        except OSError as error:
+            raise WorkerError(
+                f"no worker process can be started: {error.strerror}; run with fewer workers"
+            ) from error
+        except BaseException:  # Ctrl-C: nobody else knows of the process yet
+            if self.process.pid is not None:
+                self.process.kill()
+            raise
 
-    def give(self, piece: tuple[str, Any]) -> None:
+    def give(self, piece: tuple[str, Any], num_deaths: int = 0) -> None:
         """Hand over the next piece."""
         self.piece = piece
+        self.num_deaths = num_deaths
         self.num_counted = 0
         with contextlib.suppress(OSError):  # it is dead, and `receive` will say so
             self.connection.send(piece[1])
@@ -130,37 +141,48 @@ class _Worker:
         """Return the next message, which may be that the process died.
 
         Raises:
-            WorkerError: it died, and so did too many before it.
+            WorkerError: it died, and so did too many before it, or it never came to work.
         """
         try:
             kind, value = self.connection.recv()
         except (EOFError, OSError):
+            self.process.join(_STOP_WITHIN_S)
+            self.process.kill()
             self.process.join()
         else:
+            self._is_ready = True
             self.num_counted += value if kind == "counted" else 0
             return kind, value
+        end = _how_it_ended(self.process.exitcode)
+        if not self._is_ready and self.process.exitcode != -signal.SIGKILL:
+            raise WorkerError(
+                f"a worker process ended {end} before it began; a program that calls this must do "
+                'so under `if __name__ == "__main__":`, for workers load its file'
+            )
         if self.num_deaths + 1 < _MAX_DEATHS:
             return "died", None
         raise WorkerError(
-            f"{self.piece[0]}: {_MAX_DEATHS} worker processes died at it, the last one "
-            f"{_how_it_ended(self.process.exitcode)}; run again with fewer workers if memory is "
-            "short: what is whole is kept"
+            f"{self.piece[0]}: {_MAX_DEATHS} worker processes died at it, the last one {end}; "
+            "run again with fewer workers if memory is short: what is whole is kept"
         )
 
 
 @contextlib.contextmanager
 def _handed_down() -> Iterator[None]:
     """Set for a moment what a new process takes over from this one: environment, signals."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    # Ctrl-C reaches the whole group of processes, and is the parent's to act on.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(_ENVIRONMENT)
+    # Started with the first process otherwise, and it would unblock signals as it starts.
+    resource_tracker.ensure_running()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
     try:
+        # Ctrl-C reaches the whole group of processes, and is the parent's to act on.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.environ.update(_ENVIRONMENT)
         yield
     finally:
-        for name, value in before.items():
+        for name, value in environment.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -209,6 +231,7 @@ def _work(connection: Connection, function: Callable[..., Any]) -> None:
     """Do pieces until the parent hangs up; the body of a process."""
     warnings.simplefilter("ignore")  # of libraries, on stderr, through the parent's bar
     counter = _Counter(connection)
+    counter.flush()  # the parent knows now that this process has begun
     while True:
         try:
             item = connection.recv()
@@ -216,6 +239,7 @@ def _work(connection: Connection, function: Callable[..., Any]) -> None:
             return
         try:
             message = ("done", function(item, counter.advance))
+            pickle.dumps(message)
         except Exception as error:
             message = ("failed", (_sendable(error), traceback.format_exc()))
         counter.flush()
