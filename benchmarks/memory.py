@@ -95,8 +95,11 @@ def _commands(
     yield "compress", "compress", ["--limit", str(num_images), *workers, *qualities]
     named = [flag for node in arguments.nodes for flag in ("--node", node)]
     yield "extract", "extract", ["--backbone", _BACKBONE, *named]
+    # As many steps for both, or the large set's peak is higher for having more of them to rise in.
+    epochs = round(max(arguments.images) / num_images)
     for node in arguments.nodes:
-        flags = ["--node", node, "--memory-budget-mb", "0", "--epochs", "1"]
+        flags = ["--node", node, "--memory-budget-mb", "0"]
+        flags += ["--epochs", str(epochs), "--patience", str(epochs)]
         yield f"train-tail {node}", "train-tail", flags
 
 

@@ -173,7 +173,8 @@ def test_reader_read_to_its_end_leaves_no_thread(caches):
     assert reader_threads() == []
 
 
-def test_ahead_reads_a_bounded_number_of_batches():
+@pytest.mark.parametrize("num_ahead", [1, 3])
+def test_ahead_reads_a_bounded_number_of_batches(num_ahead):
     made = []
 
     def batches():
@@ -181,13 +182,21 @@ def test_ahead_reads_a_bounded_number_of_batches():
             made.append(i)
             yield Batch(np.zeros(1), np.full(1, i))
 
-    ahead = unit._ahead(batches())
+    ahead = unit._ahead(batches(), num_ahead)
     for step in range(5):
         assert next(ahead).labels.tolist() == [step]
         time.sleep(0.05)  # let the thread run as far as it may
-        # One with the consumer, two that wait, one in the thread's hand.
-        assert step + 2 <= len(made) <= step + 1 + unit._AHEAD + 1
+        assert len(made) == step + 1 + num_ahead, "one with the consumer, the others ahead"
     ahead.close()
+
+
+def test_reader_of_large_batches_reads_one_ahead(caches, monkeypatch):
+    reader = open_split(caches["dense-float32"][0])
+    assert reader._num_ahead(1) == unit._AHEAD
+    monkeypatch.setattr(unit, "_AHEAD_BYTES", reader.decoded_bytes)
+    assert reader._num_ahead(reader.num_rows) == 1
+    assert reader._num_ahead(2 * reader.num_rows) == 1
+    assert reader._num_ahead(reader.num_rows // 2) == 2
 
 
 @pytest.mark.parametrize("how", ["epoch", "in_order"])

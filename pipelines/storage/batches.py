@@ -16,7 +16,8 @@ from pipelines.errors import FeatureError, ShardError
 from pipelines.storage import features, parquet
 from pipelines.storage.order import Window, epoch_windows, plain_windows
 
-_AHEAD = 2  # batches that wait ready
+_AHEAD = 3  # batches, ready or being read, beside the one in use
+_AHEAD_BYTES = 128 << 20  # they take together at most, unless one alone takes more
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,10 @@ class SplitReader:
         windows = epoch_windows(self._group_rows, self._window_rows, seed, epoch)
         first = first_step * batch_size
         if self._loaded is not None:
-            return _ahead(self._from_memory(windows, batch_size, first))
-        return _ahead(self._from_disk(windows, batch_size, first, with_ids=False))
+            batches = self._from_memory(windows, batch_size, first)
+        else:
+            batches = self._from_disk(windows, batch_size, first, with_ids=False)
+        return _ahead(batches, self._num_ahead(batch_size))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Give all images once, in the plan's order, with their ids where read from disk.
@@ -115,7 +118,13 @@ class SplitReader:
         windows = plain_windows(self._group_rows)
         if self._loaded is not None:
             return self._from_memory(windows, batch_size, 0)
-        return _ahead(self._from_disk(windows, batch_size, 0, with_ids=True))
+        batches = self._from_disk(windows, batch_size, 0, with_ids=True)
+        return _ahead(batches, self._num_ahead(batch_size))
+
+    def _num_ahead(self, batch_size: int) -> int:
+        itemsize = np.dtype(self.dtype).itemsize
+        batch_bytes = batch_size * len(self._branches) * self._layout.num_values * itemsize
+        return max(1, min(_AHEAD, _AHEAD_BYTES // batch_bytes))
 
     def _from_memory(self, windows: list[Window], batch_size: int, first: int) -> Iterator[Batch]:
         assert self._loaded is not None
@@ -177,28 +186,22 @@ class SplitReader:
         return Batch(self._decode(table), table["label"].to_numpy().astype(np.int32), ids)
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Read in a thread of its own, at most `_AHEAD` batches ahead of the one in use."""
-    ready: queue.Queue[Any] = queue.Queue(_AHEAD)
+def _ahead(batches: Iterator[Batch], num_ahead: int) -> Iterator[Batch]:
+    """Read in a thread of its own, at most `num_ahead` batches ahead of the one in use."""
+    ready: queue.Queue[Any] = queue.Queue()
+    free = threading.Semaphore(num_ahead)
     stopped = threading.Event()
-
-    def put(item: object) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
 
     def work() -> None:
         try:
-            for batch in batches:
-                if not put(batch):
+            while free.acquire() and not stopped.is_set():
+                batch = next(batches, None)
+                ready.put(batch)
+                if batch is None:
                     return
-            put(None)
+                del batch  # this thread holds none while it waits
         except BaseException as error:
-            put(error)
+            ready.put(error)
 
     thread = threading.Thread(target=work, name="bottleneck-reader", daemon=True)
     thread.start()
@@ -206,7 +209,9 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            free.release()
             yield item
     finally:
         stopped.set()
+        free.release()
         thread.join()
