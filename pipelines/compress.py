@@ -36,7 +36,7 @@ from pipelines.storage.manifest import (
 SET = "jpeg"
 _SHARD_BYTES = 128 << 20  # the thesis takes 100 to 200 MB a file (section 4.1.2)
 _SHARD_ROWS = 512  # at most
-_NUM_SHARDS = 64  # at least, so that a small set keeps the cores busy to the end
+_NUM_SHARDS = 64  # where each has rows enough, so that a small set keeps all cores busy
 _FEW_ROWS = 32  # fewer than these are not worth a shard
 _BYTES_A_WORKER = 2 << 20  # of originals: starting a process takes as long as encoding so many
 _VARIANTS_TO_ORIGINAL = 4.7  # size of ten JPEG variants over the original's, 500x375 photographs
@@ -56,6 +56,7 @@ def run(
         SourceError: the images cannot be used, or too many of them are bad.
         ManifestError: the set was made with other settings.
         ShardError: the disk refuses.
+        WorkerError: processes that encode cannot start, or die again and again.
     """
     started = time.monotonic()
     if not config.images:

@@ -13,6 +13,7 @@ import pytest
 import work
 
 from pipelines.errors import ShardError, WorkerError
+from pipelines.execution import processes
 from pipelines.execution.processes import run_pieces
 
 
@@ -51,8 +52,9 @@ def test_run_pieces_counts_all_that_the_workers_count(workers):
     assert workers == 1 or len(counts) < 50, "a message for every count"
 
 
-def test_run_pieces_no_pieces_starts_nothing():
-    assert list(run_pieces(work.square, [], 3, ignore)) == []
+def test_run_pieces_no_pieces_starts_nothing(monkeypatch):
+    monkeypatch.setattr(processes, "_Worker", None)  # to start one would fail
+    assert list(processes.run_pieces(work.square, [], 3, ignore)) == []
 
 
 def test_run_pieces_works_at_several_at_once(tmp_path):
@@ -169,6 +171,22 @@ def test_run_pieces_workers_end_with_their_parent(tmp_path):
             process.kill()
     pids = [int(path.read_text()) for path in paths]
     assert wait_until(lambda: not any(is_alive(pid) for pid in pids), 10)
+
+
+def test_run_pieces_first_worker_of_a_program_leaves_ctrl_c_to_its_parent(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import work\n"
+        "from pipelines.execution.processes import run_pieces\n"
+        "if __name__ == '__main__':\n"
+        "    found = run_pieces(work.warn, [('a', 1), ('b', 2)], 2, lambda count: None)\n"
+        "    print(sorted((name, blocked) for name, (_, blocked) in found))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(work.__file__).parent)}
+    result = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (result.stdout, result.stderr) == ("[('a', True), ('b', True)]\n", "")
 
 
 def test_run_pieces_in_an_unguarded_program_says_what_is_missing(tmp_path):

@@ -29,7 +29,7 @@ Advance = Callable[[int], None]
 
 _MAX_DEATHS = 3  # of workers at one piece: then it is the piece that kills them
 _COUNT_EVERY_S = 0.1
-_STOP_WITHIN_S = 1.0
+_EXIT_WITHIN_S = 1.0
 # A process a core, a thread a process: NumPy's libraries start one a core as they are loaded.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -146,7 +146,7 @@ class _Worker:
         try:
             kind, value = self.connection.recv()
         except (EOFError, OSError):
-            self.process.join(_STOP_WITHIN_S)
+            self.process.join(_EXIT_WITHIN_S)
             self.process.kill()
             self.process.join()
         else:
@@ -195,15 +195,11 @@ def _how_it_ended(exitcode: int | None) -> str:
 
 
 def _stop(crew: Sequence[_Worker]) -> None:
-    """End the processes, busy or not."""
+    """End the processes, busy or not; what they were at can be done again."""
     for worker in crew:
-        worker.process.terminate()
-    deadline = time.monotonic() + _STOP_WITHIN_S
+        worker.process.kill()
     for worker in crew:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
+        worker.process.join()
         worker.connection.close()
 
 
