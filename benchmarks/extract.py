@@ -97,7 +97,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=report.positive, default=8, help="images a batch")
     parser.add_argument("--qualities", metavar="QF,QF,...", help="of the variants, else all ten")
     arguments = parser.parse_args()
-    config = ExtractConfig(backbone=_BACKBONE, node=_NODES, batch_size=arguments.batch_size)
+    # The check of the cut takes its 32 images whatever the set: no share of a real one's work.
+    config = ExtractConfig(
+        backbone=_BACKBONE, node=_NODES, batch_size=arguments.batch_size, check_images=0
+    )
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
         workspace_dir = Path(folder)
         list_path = _write_list(workspace_dir, arguments.images, arguments.batch_size)
@@ -173,9 +176,12 @@ def _ready_halves(workspace_dir: Path, config: ExtractConfig) -> _Halves:
     run_forward = forward.build(
         nodes.front(backbone.model, chosen),
         [node.name for node in chosen],
-        protocol,
-        config.batch_size,
-        len(source.names),
+        forward.Batch(
+            config.batch_size,
+            len(source.names),
+            (protocol.size, protocol.size, 3),
+            protocol,
+        ),
     )
     prepare = partial(
         forward.prepare,

@@ -10,10 +10,11 @@ from statistics import NormalDist
 import numpy as np
 
 from pipelines.networks.nodes import Node
-from pipelines.storage import feature_writer, features
-from pipelines.storage.cache import FeatureCache
-from pipelines.storage.features import Layout
-from pipelines.storage.manifest import Plan, Receipt, ShardFolder, split_into_tasks
+from pipelines.storage import cells, feature_writer
+from pipelines.storage.cache import FeatureCache, shard_of
+from pipelines.storage.layout import FORMAT_VERSION, Layout
+from pipelines.storage.manifest import Plan, ShardFolder, split_into_tasks
+from pipelines.storage.probe import Probe
 
 _BRANCHES = ("original", *(f"q{qf:03d}" for qf in range(10, 101, 10)))
 _ROWS_PER_SHARD = 512  # as `compress` cuts shards at most
@@ -51,13 +52,13 @@ def write(features_dir: Path, node: Node, contents: Contents) -> FeatureCache:
         contents: how much of what.
     """
     generator = np.random.default_rng(contents.seed)
-    draft = Layout(node.shape, _BRANCHES, "float16", "dense", rows_per_group=8)
-    probe = _draw(generator, _PROBE_ROWS, draft, contents.density)
-    layout, _ = feature_writer.choose_layout(probe, draft)
+    draft = Layout(node.shape, _BRANCHES, "float16", "auto", "parquet", rows_per_group=1)
+    probe = Probe(draft)
+    probe.measure(_draw(generator, _PROBE_ROWS, draft, contents.density))
     num_shards = sum(-(-count // _ROWS_PER_SHARD) for count in contents.num_rows.values())
-    tasks = split_into_tasks(contents.num_rows, num_shards, features.SUFFIX)
+    tasks = split_into_tasks(contents.num_rows, num_shards, "parquet")
     details = {
-        **dataclasses.asdict(layout),
+        **probe.choice().layout.to_json(),
         "node": node.name,
         "weights": "none",
         "blocks": [node.block],
@@ -65,35 +66,23 @@ def write(features_dir: Path, node: Node, contents: Contents) -> FeatureCache:
         "split_note": "",
     }
     fingerprint = {"synthetic": dataclasses.asdict(contents)}
-    plan = Plan("features", features.FORMAT_VERSION, fingerprint, details, tasks)
+    plan = Plan("features", FORMAT_VERSION, fingerprint, details, tasks)
     folder = ShardFolder(features_dir / node.name)
     folder.publish(plan)
-    receipts = {
-        task.shard: _write_shard(folder, task.shard, len(task), layout, contents, generator)
-        for task in tasks
-    }
+    receipts = {}
+    for task in tasks:
+        shard = shard_of(folder.path, plan, task.shard)
+        with feature_writer.open_shard(shard) as writer:
+            for start in range(0, len(task), _CHUNK_ROWS):
+                count = min(_CHUNK_ROWS, len(task) - start)
+                maps = _draw(generator, count, shard.layout, contents.density)
+                labels = generator.integers(contents.num_classes, size=count).tolist()
+                ids = [f"{task.shard}/{start + i}" for i in range(count)]
+                writer.add(ids, labels, cells.encode(maps, shard.layout))
+        receipts[task.shard] = writer.receipt()
+        folder.commit(receipts[task.shard])
     folder.finish(plan, receipts)
     return FeatureCache(folder.path)
-
-
-def _write_shard(
-    folder: ShardFolder,
-    shard: str,
-    num_rows: int,
-    layout: Layout,
-    contents: Contents,
-    generator: np.random.Generator,
-) -> Receipt:
-    with feature_writer.open_shard(folder.path / shard, layout) as writer:
-        for start in range(0, num_rows, _CHUNK_ROWS):
-            count = min(_CHUNK_ROWS, num_rows - start)
-            maps = _draw(generator, count, layout, contents.density)
-            labels = generator.integers(contents.num_classes, size=count).tolist()
-            ids = [f"{shard}/{start + i}" for i in range(count)]
-            writer.add(ids, labels, features.encode(maps, layout))
-    receipt = writer.receipt(shard)
-    folder.commit(receipt)
-    return receipt
 
 
 def _draw(

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import report, synthetic_cache
 from pipelines.execution import devices
 from pipelines.networks import backbones, models, nodes
-from pipelines.storage.batches import SplitReader
+from pipelines.storage.batches import FeatureReader
 from pipelines.storage.cache import FeatureCache
 from pipelines.training import loop
 from pipelines.training.history import History
@@ -46,12 +46,12 @@ class _Setting:
     def num_timed_steps(self) -> int:
         return self.epochs * -(-self.cache.num_rows("train") // self.batch_size) - 1
 
-    def reader(self, is_resident: bool) -> SplitReader:
+    def reader(self, is_resident: bool) -> FeatureReader:
         """Open the train split."""
         budget_bytes = 1 << 62 if is_resident else 0
         return self.cache.split("train", self.cache.layout.branches, budget_bytes)
 
-    def trainer(self, train: SplitReader, run_dir: Path, history: History) -> loop.Trainer:
+    def trainer(self, train: FeatureReader, run_dir: Path, history: History) -> loop.Trainer:
         """Build a model as it starts, and its trainer."""
         branches = self.cache.layout.branches
         model = models.build(self.backbone, self.cache, branches, "original", "random", 0)
@@ -101,19 +101,14 @@ def _prepare(folder: Path, arguments: Any) -> _Setting:
 
 def _measure(setting: _Setting, folder: Path, repetitions: int) -> list[report.Row]:
     readers = {"streamed": setting.reader(False), "resident": setting.reader(True)}
-    # Of a sparse cache the two give different dtypes, for each of which a step is compiled.
-    by_dtype = {reader.dtype: reader for reader in readers.values()}
-    ready = {dtype: _ready(setting, reader, folder / dtype) for dtype, reader in by_dtype.items()}
+    step, batches = _ready(setting, readers["streamed"], folder / "ready")
     figures = report.take_turns(
         {
             **{
                 name: partial(_rate_of_trainer, setting, reader, folder / "run")
                 for name, reader in readers.items()
             },
-            **{
-                dtype: partial(_rate_of_step, step, batches, setting.num_timed_steps)
-                for dtype, (step, batches) in ready.items()
-            },
+            "ready": partial(_rate_of_step, step, batches, setting.num_timed_steps),
         },
         repetitions,
     )
@@ -124,17 +119,20 @@ def _measure(setting: _Setting, folder: Path, repetitions: int) -> list[report.R
             f"train step, {name}, {what} {layout.encoding} {layout.dtype}",
             "steps/s",
             figures[name],
-            figures[readers[name].dtype],
+            figures["ready"],
             "the same step on tensors in memory",
             target,
-            {"MB of the train split decoded": readers[name].decoded_bytes / 1e6},
+            {
+                "MB of the train split as cells": setting.cache.resident_bytes("train", ("all",))
+                / 1e6
+            },
         )
         for name, target in _TARGETS.items()
     ]
 
 
 def _ready(
-    setting: _Setting, reader: SplitReader, run_dir: Path
+    setting: _Setting, reader: FeatureReader, run_dir: Path
 ) -> tuple[Any, list[tuple[Any, Any]]]:
     """Return a trainer's compiled step, and the batches of one epoch as tensors."""
     import tensorflow as tf
@@ -148,7 +146,7 @@ def _ready(
     return trainer._step_function, batches
 
 
-def _rate_of_trainer(setting: _Setting, train: SplitReader, run_dir: Path) -> float:
+def _rate_of_trainer(setting: _Setting, train: FeatureReader, run_dir: Path) -> float:
     """Train from the start; steps/s between the end of the first step and of the last."""
     ends: list[float] = []
     with contextlib.closing(_history(run_dir)) as history:

@@ -32,4 +32,5 @@ def command(session: options.Session, config: ExtractConfig) -> None:
             f"{console.percent(node['density'])} non-zero, {node['encoding']}, "
             f"{console.size(node['size_bytes'])}"
         )
+        lines += tables.extracted(node)
     session.console.emit(summary, lines)

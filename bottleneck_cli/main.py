@@ -19,6 +19,8 @@ _COMMANDS = {
     "extract": "Run the frozen network once and keep what it gives at a node.",
     "train-tail": "Train the layers behind a node from its cache.",
     "eval": "Judge a trained run against the default network.",
+    "stats": "Show how sparse the caches are and what they take on disk.",
+    "verify": "Check every file of the variants and the caches.",
     "demo": "Run all stages on real photographs that a package ships.",
 }
 

@@ -119,6 +119,12 @@ def open_session(directory: Path, content: Mapping[str, Any], flags: Mapping[str
     )
 
 
+def features_dir(session: Session, asked: str) -> Path:
+    """Return the folder of the caches: the one asked for, or the one that extract fills."""
+    extract = workspace.table(session.content, "extract", {})
+    return session.workspace_dir / (asked or str(extract.features_dir))
+
+
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     extra = field.json_schema_extra
     assert isinstance(extra, dict)

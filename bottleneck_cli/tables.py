@@ -46,6 +46,21 @@ def shards(values: Mapping[str, Any]) -> str:
     )
 
 
+def extracted(node: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say how a cache was made."""
+    lines = [node["reason"]] if node["reason"] else []
+    if node["clipped_share"] is not None:
+        lines.append(f"{percent(node['clipped_share'])} of the values beyond their scale, clipped")
+    check = node["cut_check"]
+    if check:
+        lines.append(
+            f"the cut: {count(check['num_images'], 'image')} differ by at most "
+            f"{check['max_difference']:.1e} of their largest score ({check['bound']:.0e} accepted),"
+            f" {percent(check['same_top1'])} have the same best class"
+        )
+    return [f"    {line}" for line in lines]
+
+
 def count(number: int, noun: str) -> str:
     """Format a number of things: 1 shard, 2 shards, 11 branches."""
     plural = "es" if noun.endswith("ch") else "s"
@@ -70,6 +85,56 @@ def nodes(values: Mapping[str, Any]) -> list[str]:
     return columns(head, rows)
 
 
+def stats(values: Mapping[str, Any]) -> list[str]:
+    """Return the lines that show what caches hold."""
+    rows = []
+    for name, node in values["nodes"].items():
+        here, raw = node["bytes_per_map"], node["raw_sparse_bytes_per_map"]
+        rows.append(
+            [
+                name,
+                percent(1 - node["density"]),
+                size(round(here)),
+                _times(node["dense_bytes_per_map"], here),
+                _times(raw, here),
+                size(node["shard_bytes"]),
+                f"{node['num_shards']:,}",
+                f"{node['dtype']} {node['encoding']}",
+            ]
+        )
+    head = ["node", "zeros", "a map", "of float32", "of value/position", "a shard", "shards", ""]
+    lines = columns(head, rows) if rows else []
+    shares = {name: node["zeros_by_branch"] or {} for name, node in values["nodes"].items()}
+    branches = dict.fromkeys(branch for found in shares.values() for branch in found)
+    if branches:
+        by_branch = [
+            [branch, *(percent(found.get(branch)) for found in shares.values())]
+            for branch in branches
+        ]
+        lines += ["", *columns(["zeros by branch", *shares], by_branch), ""]
+    found = values["qf_histogram"]
+    if found:
+        known = found["num_images"] - found["num_unknown"]
+        common = sorted(found["num_by_qf"].items(), key=lambda pair: -pair[1])[:3]
+        shown = ", ".join(f"{qf} ({number:,})" for qf, number in common)
+        lines.append(
+            f"quality factors of {known:,} of {found['num_images']:,} originals"
+            + (f", the most frequent: {shown}" if shown else ": none is a JPEG")
+        )
+    return [*lines, *(f"picture: {path}" for path in values["pictures"])]
+
+
+def verification(values: Mapping[str, Any]) -> list[str]:
+    """Return the lines that show which files are bad."""
+    lines = [f"{entry['file']}: {entry['reason']}" for entry in values["bad"]]
+    moved = f", {values['num_moved']} moved aside" if values["num_moved"] else ""
+    what = f"{count(values['num_bad'], 'bad file')}{moved}" if lines else "all whole"
+    return [
+        *lines,
+        f"verify: {count(values['num_shards'], 'shard')}, {what}, {values['seconds']:.1f} s",
+    ]
+
+
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Align cells: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
@@ -78,6 +143,11 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
     return lines
+
+
+def _times(other: float, here: float) -> str:
+    """Say how many times smaller the cache is."""
+    return f"{size(round(other))} ({other / max(1, here):.1f}x)"
 
 
 def _accuracy(value: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from bottleneck_cli import console, options
-from pipelines import workspace
 from pipelines.config import TrainTailConfig
 
 _EXAMPLE = """\b
@@ -26,8 +25,7 @@ def command(session: options.Session, config: TrainTailConfig) -> None:
     """
     from pipelines import train_tail as stage
 
-    extract = workspace.table(session.content, "extract", {})
-    features_dir = session.workspace_dir / (config.features_dir or extract.features_dir)
+    features_dir = options.features_dir(session, config.features_dir)
     summary = stage.run(session.workspace_dir, features_dir, config, session.seed, session.console)
     session.console.emit(
         summary,

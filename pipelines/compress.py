@@ -23,15 +23,9 @@ from pipelines.images import decode, duplicates, encode, index, sources
 from pipelines.images.codecs import JpegCodec
 from pipelines.images.encode import Encoder
 from pipelines.progress import Progress
-from pipelines.storage import atomic, parquet, variants
-from pipelines.storage.manifest import (
-    Plan,
-    Receipt,
-    ShardFolder,
-    Task,
-    check_same,
-    split_into_tasks,
-)
+from pipelines.storage import atomic, locks, parquet, variants
+from pipelines.storage.fingerprint import check_same
+from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task, split_into_tasks
 
 SET = "jpeg"
 _SHARD_BYTES = 128 << 20  # the thesis takes 100 to 200 MB a file (section 4.1.2)
@@ -68,7 +62,7 @@ def run(
     if (workspace_dir / config.images).is_dir():
         workspace.check_apart(workspace_dir, workspace_dir / config.images)
     set_dir = workspace_dir / "variants" / SET
-    with atomic.exclusive(set_dir):
+    with locks.hold(set_dir) as lock:
         folder = ShardFolder(set_dir)
         folder.sweep()
         source = sources.open_source(
@@ -91,7 +85,7 @@ def run(
         progress.start("compress", total, "image", total - sum(map(len, output.missing())))
         job = _Job(output, images, source, config, progress)
         try:
-            run_tasks([output], job.run, job.check)
+            run_tasks([output], job.run, job.check, [lock])
         finally:
             folder.sweep()  # behind workers that were stopped
         quarantined = job.quarantined()
@@ -257,6 +251,7 @@ def _num_shards(images: index.Index, source: sources.Source) -> int:
 
 def _clear(workspace_dir: Path, folder: ShardFolder) -> None:
     """Delete variants and index; the index last, so that a kill in between is seen."""
+    locks.check_unread(folder.path)
     folder.clear()
     index_dir = workspace_dir / "index"
     if index_dir.exists():

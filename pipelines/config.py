@@ -6,64 +6,28 @@ The key `batch_size` of the table `[extract]` is the flag `--batch-size` of `bot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-
-def _split_commas(value: object) -> object:
-    """Turn "10,20" or ["10", "20,30"], as flags give them, into a flat list."""
-    parts = value if isinstance(value, list | tuple) else [value]
-    flat: list[object] = []
-    for part in parts:
-        flat.extend(
-            (p.strip() for p in part.split(",") if p.strip()) if isinstance(part, str) else [part]
-        )
-    return tuple(flat)
-
-
-def _sorted_qualities(values: tuple[int, ...]) -> tuple[int, ...]:
-    if not values or len(set(values)) != len(values):
-        raise ValueError("empty or repeated")
-    return tuple(sorted(values))
-
-
-def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
-    if not values or len(set(values)) != len(values):
-        raise ValueError("empty or repeated")
-    return values
-
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("not a number")
-    return value
-
-
-def _plain_name(value: str) -> str:
-    if value and (value in {".", ".."} or "/" in value or "\\" in value or value != value.strip()):
-        raise ValueError("not a plain name")
-    return value
-
-
-Quality = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=100)]
-Qualities = Annotated[
-    tuple[Quality, ...], BeforeValidator(_split_commas), AfterValidator(_sorted_qualities)
-]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
-Branches = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_each_once)]
-RunName = Annotated[str, AfterValidator(_plain_name)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-# NumPy's and Keras's global seeds are 32 bits.
-Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**32)]
-Positive = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-PositiveFloat = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
+from pipelines.values import (
+    Branches,
+    Count,
+    Names,
+    Positive,
+    PositiveFloat,
+    Qualities,
+    RunName,
+    Seed,
+    Share,
+    SizeBytes,
+    Verbosity,
+)
 
 
 def _key(default: Any, help_text: str, allowed: str, **extra: Any) -> Any:
     schema = {"allowed": allowed, **extra}
-    return Field(default, description=help_text, json_schema_extra=schema)
+    return Field(default, validate_default=True, description=help_text, json_schema_extra=schema)
 
 
 class Table(BaseModel):
@@ -148,12 +112,39 @@ class ExtractConfig(Table):
         "all, or names of variants",
         metavar="NAME,NAME,...",
     )
-    dtype: Literal["float16", "float32"] = _key(
-        "float16", "How activations are stored; float32 is bit-exact.", "float16 or float32"
+    from_node: str = _key(
+        "",
+        "Start from the cache of this node, in front of the ones asked for, instead of the images.",
+        "a cached node's name",
+        metavar="NAME",
     )
-    format: Literal["parquet"] = _key("parquet", "The shards' file format.", "parquet")
+    dtype: Literal["float32", "float16", "uint8"] = _key(
+        "float16",
+        "How activations are stored: float32 is bit-exact, uint8 has a scale for each channel.",
+        "float32, float16 or uint8",
+    )
+    encoding: Literal["auto", "sparse", "dense"] = _key(
+        "auto",
+        "Keep only what is not zero, or everything; auto takes the smaller on the first images.",
+        "auto, sparse or dense",
+    )
+    format: Literal["parquet", "tfrecord"] = _key(
+        "parquet", "The shards' file format.", "parquet or tfrecord"
+    )
+    shard_size: SizeBytes = _key(
+        "128MB",
+        "Size of an output file, about (kB, MB, GB); at most 1,024 images.",
+        "a size such as 128MB",
+        metavar="SIZE",
+    )
     shards: Count = _key(
-        0, "Number of output files, at least one a split; 0 takes 256 images each.", "0 or more"
+        0, "Number of output files, at least one a split; 0 goes by --shard-size.", "0 or more"
+    )
+    check_images: Count = _key(
+        32,
+        "Compare so many images' scores through the whole network and through the cache; "
+        "0 checks nothing.",
+        "0 or more",
     )
     batch_size: Positive = _key(
         8,
@@ -227,8 +218,14 @@ class TrainTailConfig(Table):
     patience: Positive = _key(
         1, "Epochs without a better validation error that end the block.", "1 or more"
     )
+    expand: Literal["auto", "host", "device"] = _key(
+        "auto",
+        "Where sparse maps become dense: in the reader's threads, or inside the training step; "
+        "auto takes the device when it is a GPU. The numbers are the same.",
+        "auto, host or device",
+    )
     memory_budget_mb: Count = _key(
-        512, "Keep a split decoded in memory when it fits this many MB.", "0 or more"
+        512, "Keep a split's cells in memory when they fit this many MB.", "0 or more"
     )
     features_dir: str = _key(
         "",
@@ -252,13 +249,49 @@ class EvalConfig(Table):
     )
 
 
+class StatsConfig(Table):
+    """The keys of `[stats]`."""
+
+    node: Names = _key(
+        (),
+        "Show this node's cache; give it again for more. Without it, all there are.",
+        "names of cached nodes",
+        metavar="NAME",
+        repeat=True,
+    )
+    images: Count = _key(
+        10_000, "Images that the pictures are drawn from; 0 takes all.", "0 or more"
+    )
+    features_dir: str = _key(
+        "",
+        "The folder of the caches; without it, the one of [extract].",
+        "a path",
+        metavar="DIR",
+    )
+
+
+class VerifyConfig(Table):
+    """The keys of `[verify]`."""
+
+    deep: bool = _key(False, "Decode every image and every map, too.", "true or false")
+    repair: bool = _key(
+        False,
+        "Move bad files aside, so that the next run of their stage makes exactly those again.",
+        "true or false",
+    )
+    features_dir: str = _key(
+        "",
+        "The folder of the caches; without it, the one of [extract].",
+        "a path",
+        metavar="DIR",
+    )
+
+
 class GlobalConfig(Table):
     """The keys outside any table; flags of every command."""
 
     seed: Seed = _key(0, "Fixes splits, orders and random starts.", "from 0 to 4294967295")
-    verbosity: Annotated[int, BeforeValidator(_no_bool), Field(ge=-1, le=1)] = _key(
-        0, "-1 as -q: errors only; 1 as -v: details.", "-1, 0 or 1"
-    )
+    verbosity: Verbosity = _key(0, "-1 as -q: errors only; 1 as -v: details.", "-1, 0 or 1")
     json_output: bool = Field(
         False,
         alias="json",
@@ -272,4 +305,6 @@ TABLES: Mapping[str, type[Table]] = {
     "extract": ExtractConfig,
     "train-tail": TrainTailConfig,
     "eval": EvalConfig,
+    "stats": StatsConfig,
+    "verify": VerifyConfig,
 }

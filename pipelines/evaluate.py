@@ -17,7 +17,7 @@ from pipelines.errors import ConfigError, ManifestError, TrainingError
 from pipelines.execution import devices
 from pipelines.networks import models
 from pipelines.progress import Progress
-from pipelines.storage import atomic, parquet
+from pipelines.storage import atomic, locks, parquet
 from pipelines.storage.cache import FeatureCache, find_cache
 from pipelines.storage.variants import ORIGINAL
 from pipelines.training import checkpoints, loop
@@ -78,9 +78,10 @@ def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) 
         if results.get("checkpoints_sha256") == judged and results["seed"] == seed:
             progress.say(f"nothing to do: run {name} is judged")
             return results
-    with atomic.exclusive(run_dir):
+    with locks.hold(run_dir):
         cache = _open_cache(workspace_dir, described)
-        ranks = _rank(workspace_dir, name, described, cache, config.split, progress)
+        with locks.reading(cache.path):
+            ranks = _rank(workspace_dir, name, described, cache, config.split, progress)
         head = {"stage": "eval", "run": name, "split": config.split, "seed": seed}
         results = {**head, **_results(described, ranks, config.split, seed)}
         results["checkpoints_sha256"] = judged
@@ -120,7 +121,7 @@ def _rank(
         built = models.build(backbone, cache, of, "all", "random", described.seed)
         weights, _ = checkpoints.load(loop.Paths.of(run_dir, model).best)
         built.assign(weights)
-        logits[model] = loop.compile_logits(built, cache.layout.decoded_dtype)
+        logits[model] = loop.compile_logits(built)
     reader = cache.split(split, branches, 0)
     columns = [branches.index(name) for name in described.branches]
     ids, labels, topology, default = [], [], [], []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ManifestError, TrainingError
-from pipelines.storage import atomic
+from pipelines.storage import atomic, locks
 
 FORMAT_VERSION = 1
 RUN, HISTORY, SUMMARY, RESULTS = "run.json", "history.jsonl", "summary.json", "results.json"
@@ -57,7 +57,7 @@ def write(workspace_dir: Path, name: str, run: Run) -> None:
 def point_latest(workspace_dir: Path, name: str) -> None:
     """Make a run the one that eval takes when none is named."""
     folder = workspace_dir / "runs"
-    with atomic.exclusive(folder, wait=True):
+    with locks.hold(folder, wait=True):
         atomic.sweep(folder)
         atomic.write_json(folder / "latest.json", {"run": name})
 

@@ -16,11 +16,11 @@ from pipelines.execution import devices
 from pipelines.networks import backbones, models
 from pipelines.networks.topology import Topology
 from pipelines.progress import Progress
-from pipelines.storage import atomic
+from pipelines.storage import atomic, locks
 from pipelines.storage.cache import FeatureCache, find_cache
-from pipelines.storage.manifest import check_same
+from pipelines.storage.fingerprint import check_same
 from pipelines.storage.variants import ORIGINAL
-from pipelines.training import checkpoints, loop, schedule
+from pipelines.training import checkpoints, feeds, loop, schedule
 from pipelines.training.history import History
 
 _MEND = "choose another name with --run, or start over with --overwrite"
@@ -58,7 +58,7 @@ def run(
     if config.start_from == name:
         raise TrainingError(f"run {name}: cannot start from itself; choose another name with --run")
     asked = _describe(workspace_dir, features_dir, cache, config, seed)
-    with atomic.exclusive(run_dir):
+    with locks.hold(run_dir), locks.reading(cache.path):
         _sweep(run_dir)
         summary = _continue_or_clear(run_dir, asked, config)
         if summary is None:
@@ -101,7 +101,15 @@ def _describe(
         }
     settings = config.model_dump(
         mode="json",
-        exclude={"run", "node", "start_from", "memory_budget_mb", "features_dir", "overwrite"},
+        exclude={
+            "run",
+            "node",
+            "start_from",
+            "expand",
+            "memory_budget_mb",
+            "features_dir",
+            "overwrite",
+        },
     )
     is_inside = features_dir.is_relative_to(workspace_dir)
     return runs.Run(
@@ -227,7 +235,7 @@ class _Training:
             self._take_over(model, name)
         budget = config.memory_budget_mb * 1_000_000
         train = self.cache.split("train", branches, budget)
-        left = budget - (train.decoded_bytes if train.is_loaded else 0)
+        left = budget - (self.cache.resident_bytes("train", branches) if train.is_loaded else 0)
         val = self.cache.split("val", branches, left)
         settings = loop.Settings(
             config.epochs,
@@ -237,7 +245,8 @@ class _Training:
             config.patience,
             self.seed,
         )
-        trainer = loop.Trainer(name, model, train, val, settings, paths, history)
+        feed = feeds.choose(train, config.expand, devices.has_gpu())
+        trainer = loop.Trainer(name, model, train, val, settings, paths, history, feed)
         total = settings.epochs * trainer.steps_per_epoch
         outcome = trainer.run(
             lambda step: self.progress.start(f"train {name}", total, "step", step),
@@ -267,8 +276,6 @@ class _Training:
             self.backbone, self.cache, (ORIGINAL,), "original", "pretrained", self.seed
         )
         val = self.cache.split("val", (ORIGINAL,), 0)
-        evaluation = loop.evaluate(
-            loop.compile_logits(model, val.dtype), val, self.config.batch_size
-        )
+        evaluation = loop.evaluate(loop.compile_logits(model), val, self.config.batch_size)
         checkpoints.save(paths.best, model.weights(), {"step": 0})
         return loop.Outcome(0, evaluation.top1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.networks import backbones
-from pipelines.storage import feature_writer, features
-from pipelines.storage.cache import FeatureCache
-from pipelines.storage.features import Layout
+from pipelines.storage import cells, feature_writer, formats
+from pipelines.storage.cache import FeatureCache, shard_of
+from pipelines.storage.dtypes import Ranges
+from pipelines.storage.layout import FORMAT_VERSION, Layout
 from pipelines.storage.manifest import Plan, ShardFolder, split_into_tasks
 
 BRANCHES = ("original", "q010", "q050")
@@ -61,6 +63,8 @@ def make_cache(
     branches: Sequence[str] = BRANCHES,
     rows: Mapping[str, int] = ROWS,
     dtype: str = "float32",
+    encoding: str = "dense",
+    format: str = "parquet",
     noise: float = 1.0,
     seed: int = 0,
 ) -> FeatureCache:
@@ -73,21 +77,30 @@ def make_cache(
         classes: names; the number of classes follows.
         branches: names; every branch has noise of its own.
         rows: images of each split.
-        dtype: as stored.
+        dtype: as stored; uint8 has scales that hold every value.
+        encoding: sparse or dense.
+        format: of the shards.
         noise: deviation of a value from its class's mean, which is itself of about 1.
         seed: another one gives other features.
     """
     rng = np.random.default_rng(seed)
     means = rng.normal(0, 1, (len(classes), 1, *shape))
-    layout = Layout(tuple(shape), tuple(branches), dtype, "dense", rows_per_group=8)
+    tasks = split_into_tasks(rows, 5, formats.FORMATS[format].SUFFIX)
+    drawn = []
+    for task in tasks:
+        labels = rng.integers(0, len(classes), len(task))
+        spread = rng.normal(0, noise, (len(task), len(branches), *shape))
+        drawn.append((labels, np.maximum(means[labels] + spread, 0).astype(np.float32)))
+    layout = Layout(tuple(shape), tuple(branches), dtype, encoding, format, rows_per_group=8)
+    if dtype == "uint8":
+        ranges = functools.reduce(Ranges.joined, [Ranges.of(maps) for _, maps in drawn])
+        scales, zero_points = ranges.quantisation()
+        layout = dataclasses.replace(layout, scales=scales, zero_points=zero_points)
     details = {
+        **layout.to_json(),
         "node": folder.name,
-        "shape": list(shape),
-        "branches": list(branches),
-        "dtype": dtype,
-        "encoding": "dense",
-        "rows_per_group": 8,
         "classes": list(classes),
+        "split_note": "",
         "weights": backbone.weights,
         "blocks": ["FC"],
     }
@@ -97,21 +110,17 @@ def make_cache(
         "weights_sha256": backbone.weights_sha256,
         "made_up": {"seed": seed, "noise": noise, "rows": dict(rows), "dtype": dtype},
     }
-    tasks = split_into_tasks(rows, 5, features.SUFFIX)
-    plan = Plan("features", features.FORMAT_VERSION, fingerprint, details, tasks)
+    plan = Plan("features", FORMAT_VERSION, fingerprint, details, tasks)
     shards = ShardFolder(folder)
     shards.publish(plan)
     receipts = {}
-    for task in tasks:
+    for task, (labels, maps) in zip(tasks, drawn, strict=True):
         names = [f"{task.split}/{row:04d}" for row in range(task.start, task.stop)]
-        labels = rng.integers(0, len(classes), len(task))
-        spread = rng.normal(0, noise, (len(task), len(branches), *shape))
-        maps = np.maximum(means[labels] + spread, 0).astype(np.float32)
-        with feature_writer.open_shard(folder / task.shard, layout) as writer:
+        with feature_writer.open_shard(shard_of(folder, plan, task.shard)) as writer:
             for i in range(0, len(task), 4):
                 some = slice(i, i + 4)
-                writer.add(names[some], labels[some], features.encode(maps[some], layout))
-        receipts[task.shard] = writer.receipt(task.shard)
+                writer.add(names[some], labels[some], cells.encode(maps[some], layout))
+        receipts[task.shard] = writer.receipt()
         shards.commit(receipts[task.shard])
     shards.finish(plan, receipts)
     return FeatureCache(folder)
@@ -125,5 +134,5 @@ def read_split(
     return (
         np.concatenate([batch.features for batch in batches]),
         np.concatenate([batch.labels for batch in batches]),
-        [name for batch in batches for name in batch.ids],
+        [name for batch in batches for name in batch.ids or ()],
     )

@@ -29,3 +29,8 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    """Change a mounted disk, such as to "size=1m" or "ro"."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _COMMAND = Path(sys.executable).with_name("bottleneck")
@@ -46,6 +48,82 @@ def kill_when(
     assert process.returncode == -signal.SIGKILL
 
 
+def snapshots(
+    times: Sequence[Callable[[], bool]],
+    folder: Path,
+    copies: Path,
+    workspace: Path,
+    *arguments: str,
+) -> None:
+    """Stop a command at several moments, copy a folder each time, and kill it at the last one.
+
+    A process that is stopped has written just what one that is killed there leaves behind.
+
+    Args:
+        times: each tells whether its moment has come; one after another.
+        folder: what is copied.
+        copies: where the copies go, as 0, 1 ...
+        workspace: where the command runs.
+        arguments: of the command.
+    """
+    command = [_COMMAND, *arguments, "-C", str(workspace)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            for number, is_time in enumerate(times):
+                deadline = time.monotonic() + _DEADLINE_S
+                while not is_time():
+                    assert process.poll() is None, f"ended before {number}: {process.stderr.read()}"
+                    assert time.monotonic() < deadline, f"moment {number} never came"
+                    time.sleep(0.001)
+                process.send_signal(signal.SIGSTOP)
+                os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+                shutil.copytree(folder, copies / str(number))
+                if number + 1 < len(times):
+                    process.send_signal(signal.SIGCONT)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+@contextlib.contextmanager
+def running(code: str, *arguments: Path | str) -> Iterator[subprocess.Popen[str]]:
+    """Run Python code until it says it is ready; stdin and stdout are the test's; kill it then."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(process: subprocess.Popen[str], line: str) -> str:
+    """Give a process that runs a line and return the one that it answers."""
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+    return process.stdout.readline().rstrip("\n")
+
+
+def open_files(pid: int) -> set[Path]:
+    """Return what files a process has open."""
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(path.readlink())
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process or thread is about to do; fails when it never does."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.002)
+
+
 def modules_loaded_by(workspace_dir: Path, *arguments: str) -> tuple[str, set[str]]:
     """Run a command in a fresh interpreter; returns its stdout and the top-level modules loaded."""
     program = (
@@ -68,11 +146,11 @@ def modules_loaded_by(workspace_dir: Path, *arguments: str) -> tuple[str, set[st
 
 
 def tree(folder: Path, leave_out: Sequence[str] = (".lock",)) -> dict[str, bytes]:
-    """Return the bytes of every file below a folder by its path in there."""
+    """Return the bytes of every file below a folder by its path in there, but no lock's guard."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in leave_out
+        if path.is_file() and path.name not in (".lock.guard", *leave_out)
     }
 
 

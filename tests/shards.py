@@ -3,58 +3,108 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipelines.storage import feature_writer, features
-from pipelines.storage.features import Layout
+from pipelines.storage import cells, feature_writer, formats
+from pipelines.storage.cache import shard_of
+from pipelines.storage.layout import DTYPES, ENCODINGS, FORMAT_VERSION, Layout
 from pipelines.storage.manifest import Plan, Receipt, ShardFolder, split_into_tasks
+from pipelines.storage.rows import Shard
 
 ROWS = {"train": 37, "val": 10}
 BRANCHES = ("original", "q010", "q050")
+SHAPE = (2, 3, 8)
+# A step of a quarter holds `make_maps` exactly; zero points differ, so that none is forgotten.
+QUARTERS = {"scales": (0.25,) * 8, "zero_points": (0, 128, 5, 100, 0, 1, 255 - 7, 3)}
+
+
+def make_layout(
+    dtype: str, encoding: str, format: str = "parquet", shape: tuple[int, ...] = SHAPE
+) -> Layout:
+    """Return a layout of three branches and groups of four."""
+    scaled = {key: values[: shape[-1]] for key, values in QUARTERS.items()}
+    more = scaled if dtype == "uint8" else {}
+    return Layout(shape, BRANCHES, dtype, encoding, format, rows_per_group=4, **more)
+
+
+# "sparse-float16" is in Parquet, "sparse-float16-tfrecord" is not.
 LAYOUTS = {
-    f"{encoding}-{dtype}": Layout((2, 3, 8), BRANCHES, dtype, encoding, rows_per_group=4)
-    for encoding in ("sparse", "dense")
-    for dtype in ("float16", "float32")
+    f"{encoding}-{dtype}{'' if format == 'parquet' else '-' + format}": make_layout(
+        dtype, encoding, format
+    )
+    for format in formats.FORMATS
+    for encoding in ENCODINGS
+    for dtype in DTYPES
 }
 
 
 def make_maps(layout: Layout, num_images: int, seed: int = 0) -> np.ndarray:
-    """Draw feature maps with many zeros, float32 (images, branches, *shape), exact in float16."""
+    """Draw feature maps with many zeros, float32 (images, branches, *shape), exact in any dtype."""
     rng = np.random.default_rng(seed)
     shape = (num_images, len(layout.branches), *layout.shape)
     return np.maximum(rng.integers(-12, 8, shape), 0).astype(np.float32) / 4
 
 
-def write_shard(path: Path, layout: Layout, maps: np.ndarray, first: int = 0) -> Receipt:
-    """Write maps as a shard, a row group at a time; image i is called img-i and has label i % 5."""
-    with feature_writer.open_shard(path, layout) as writer:
-        for start in range(0, len(maps), layout.rows_per_group):
-            some = maps[start : start + layout.rows_per_group]
+def kept(maps: np.ndarray, layout: Layout) -> np.ndarray:
+    """Compute what the stored dtype leaves of some maps, float32."""
+    if layout.dtype == "uint8":
+        scales, zero_points = np.array(layout.scales, np.float32), np.array(layout.zero_points)
+        steps = np.clip(np.rint(maps / scales) + zero_points, 0, 255) - zero_points
+        return steps.astype(int).astype(np.float32) * scales
+    return maps.astype(layout.dtype).astype(np.float32)
+
+
+def write_shard(
+    shard: Shard, maps: np.ndarray, first: int = 0, name_of: Callable[[int], str] = "img-{}".format
+) -> Receipt:
+    """Write maps as a shard, a group at a time; image i is called img-i and has label i % 5."""
+    size = shard.layout.rows_per_group
+    with feature_writer.open_shard(shard) as writer:
+        for start in range(0, len(maps), size):
+            some = maps[start : start + size]
             numbers = range(first + start, first + start + len(some))
-            ids, labels = [f"img-{i}" for i in numbers], [i % 5 for i in numbers]
-            writer.add(ids, labels, features.encode(some, layout))
-    return writer.receipt(path.name)
+            ids, labels = [name_of(i) for i in numbers], [i % 5 for i in numbers]
+            writer.add(ids, labels, cells.encode(some, shard.layout, ids))
+    return writer.receipt()
+
+
+def as_written(shard: Shard, receipt: Receipt) -> Shard:
+    """Return a shard as its receipt describes it, for reading."""
+    return dataclasses.replace(
+        shard, num_rows=receipt.num_rows, footer_sha256=receipt.footer_sha256
+    )
 
 
 def write_cache(
-    folder: Path, layout: Layout, rows: Mapping[str, int] = ROWS, num_shards: int = 5
+    folder: Path,
+    layout: Layout,
+    rows: Mapping[str, int] = ROWS,
+    num_shards: int = 5,
+    maps: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+    name_of: Callable[[int], str] = "img-{}".format,
 ) -> dict[str, np.ndarray]:
-    """Write a whole cache; returns the maps of each split, whose images are counted from 0."""
-    tasks = split_into_tasks(rows, num_shards, features.SUFFIX)
-    details = {**dataclasses.asdict(layout), "node": folder.name, "classes": list("abcde")}
-    plan = Plan("features", features.FORMAT_VERSION, {"seed": 0}, details, tasks)
+    """Write a whole cache; returns the maps of each split, whose images are counted from 0.
+
+    Another `seed` is another fingerprint and changes no map.
+    """
+    tasks = split_into_tasks(rows, num_shards, formats.of(layout).SUFFIX)
+    details = {**layout.to_json(), "node": folder.name, "classes": list("abcde")}
+    plan = Plan("features", FORMAT_VERSION, {"seed": seed}, details, tasks)
     shards = ShardFolder(folder)
     shards.publish(plan)
-    maps = {split: make_maps(layout, count, i) for i, (split, count) in enumerate(rows.items())}
+    drawn = {split: make_maps(layout, count, i) for i, (split, count) in enumerate(rows.items())}
+    found = dict(maps or drawn)
     for task in tasks:
-        part = maps[task.split][task.start : task.stop]
-        shards.commit(write_shard(folder / task.shard, layout, part, task.start))
+        part = found[task.split][task.start : task.stop]
+        shard = shard_of(folder, plan, task.shard)
+        shards.commit(write_shard(shard, part, task.start, name_of))
     shards.finish(plan, shards.receipts(plan))
-    return maps
+    return found
 
 
 def flip_bit(content: bytes, bit: int) -> bytes:
@@ -65,7 +115,7 @@ def flip_bit(content: bytes, bit: int) -> bytes:
 
 
 def damage_column(path: Path, name: str) -> None:
-    """Flip a bit in the first page of a column; the file keeps its size and its footer."""
+    """Flip a bit in the first page of a Parquet column; size and footer stay as they are."""
     with pq.ParquetFile(path) as file:
         group = file.metadata.row_group(0)
         chunks = [group.column(i) for i in range(group.num_columns)]

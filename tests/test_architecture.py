@@ -7,90 +7,34 @@ itself, and against a small made-up tree that breaks it, so that no rule can fal
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from source_files import PACKAGES, Module, read_modules
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("bottleneck_cli", "pipelines")
 STAGES = frozenset(
-    f"pipelines.{name}" for name in ("compress", "extract", "train_tail", "evaluate")
+    f"pipelines.{name}"
+    for name in ("compress", "extract", "train_tail", "evaluate", "stats", "verify")
 )
 NOT_FOR_PIPELINES = frozenset({"bottleneck_cli", "click", "tqdm", "tests", "benchmarks"})
-SLOW_TO_IMPORT = frozenset({"tensorflow", "keras"})
+SLOW_TO_IMPORT = frozenset({"tensorflow", "keras", "numba"})
 ONLY_IMPORTS: dict[str, set[str]] = {
     "pipelines.errors": set(),
     "pipelines.storage.atomic": {"pipelines.errors"},
 }
+# What each folder of the library may import beside itself, `errors` and `progress`.
+FOLDERS: dict[str, set[str]] = {
+    "storage": set(),
+    "images": {"storage"},
+    "networks": {"images", "storage"},
+    "execution": {"storage"},
+    "analysis": {"storage"},
+    "training": {"analysis", "networks", "images", "storage"},
+    "extraction": {"execution", "networks", "images", "storage"},
+}
 MAX_LINES = 350
-
-
-@dataclass(frozen=True)
-class Module:
-    """One source file and the dotted names that it imports."""
-
-    path: Path
-    imports: frozenset[str]
-    imports_at_load: frozenset[str]
-
-
-def read_modules(root: Path) -> dict[str, Module]:
-    """Parse every file of the two packages below a root, by dotted name."""
-    paths = {
-        module_name(path.relative_to(root)): path
-        for package in PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-    }
-    modules = {}
-    for name, path in paths.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        everywhere = imported_names(ast.walk(tree), package, paths)
-        at_load = imported_names(statements_at_load(tree), package, paths)
-        modules[name] = Module(path, everywhere, at_load)
-    return modules
-
-
-def module_name(relative_path: Path) -> str:
-    parts = relative_path.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def statements_at_load(tree: ast.AST) -> Iterator[ast.AST]:
-    """Walk what runs when a file is imported: no function bodies, nothing for type checkers."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                yield other
-                yield from statements_at_load(other)
-            continue
-        yield node
-        yield from statements_at_load(node)
-
-
-def imported_names(
-    nodes: Iterator[ast.AST], package: str, known: dict[str, Path]
-) -> frozenset[str]:
-    """Name the modules that imports load; `from a import b` is a.b where that is a file."""
-    names = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, base] if base else above)
-            members = {f"{base}.{alias.name}" for alias in node.names}
-            submodules = members & known.keys()
-            names |= submodules
-            if len(submodules) < len(members):
-                names.add(base)
-    return frozenset(names)
 
 
 def top(name: str) -> str:
@@ -114,6 +58,21 @@ def stage_imported_inside_the_library(modules: dict[str, Module]) -> list[str]:
         if top(name) == "pipelines"
         for imported in sorted(module.imports & STAGES)
     ]
+
+
+def folder_imports_against_the_direction(modules: dict[str, Module]) -> list[str]:
+    violations = []
+    for name, module in modules.items():
+        if not name.startswith("pipelines.") or module.path.parent.name == "pipelines":
+            continue
+        folder = name.split(".")[1]
+        allowed = {*FOLDERS.get(folder, ()), folder, "errors", "progress"}
+        violations += [
+            f"{name} imports {imported}"
+            for imported in sorted(module.imports)
+            if imported.startswith("pipelines.") and imported.split(".")[1] not in allowed
+        ]
+    return violations
 
 
 def leaf_imports_more_than_it_may(modules: dict[str, Module]) -> list[str]:
@@ -168,6 +127,7 @@ Rule = Callable[[dict[str, Module]], list[str]]
 RULES: list[Rule] = [
     library_knows_the_command_line,
     stage_imported_inside_the_library,
+    folder_imports_against_the_direction,
     leaf_imports_more_than_it_may,
     slow_import_when_the_command_starts,
     package_file_holds_code,
@@ -203,6 +163,32 @@ BROKEN: list[tuple[Rule, dict[str, str], str]] = [
             "pipelines/storage/cache.py": "from ..extract import run\n",
         },
         "pipelines.storage.cache imports pipelines.extract",
+    ),
+    (
+        folder_imports_against_the_direction,
+        {
+            "pipelines/storage/cache.py": "def f():\n    from pipelines.networks import nodes\n",
+            "pipelines/networks/nodes.py": "",
+        },
+        "pipelines.storage.cache imports pipelines.networks.nodes",
+    ),
+    (
+        folder_imports_against_the_direction,
+        {
+            "pipelines/training/loop.py": "from pipelines.extraction.job import fill\n",
+            "pipelines/extraction/job.py": "",
+        },
+        "pipelines.training.loop imports pipelines.extraction.job",
+    ),
+    (
+        folder_imports_against_the_direction,
+        {"pipelines/extraction/job.py": "import pipelines.config\n", "pipelines/config.py": ""},
+        "pipelines.extraction.job imports pipelines.config",
+    ),
+    (
+        folder_imports_against_the_direction,
+        {"pipelines/nobody/knows.py": "from pipelines.storage import a\n"},
+        "pipelines.nobody.knows imports pipelines.storage",
     ),
     (
         leaf_imports_more_than_it_may,
@@ -305,6 +291,30 @@ def test_slow_import_rule_lazy_or_typing_import_is_allowed(tmp_path):
         },
     )
     assert slow_import_when_the_command_starts(read_modules(tmp_path)) == []
+
+
+def test_folder_rule_every_folder_of_the_library_has_its_place(project):
+    folders = {
+        name.split(".")[1]
+        for name, m in project.items()
+        if m.path.name == "__init__.py" and "." in name
+    }
+    assert folders == FOLDERS.keys()
+
+
+def test_folder_rule_allowed_imports_are_no_violation(tmp_path):
+    write_tree(
+        tmp_path,
+        {
+            "pipelines/extraction/job.py": "from pipelines.execution import tasks\n"
+            "from pipelines.errors import E\nfrom . import plans\n",
+            "pipelines/extraction/plans.py": "from pipelines.networks.nodes import cut\n",
+            "pipelines/execution/tasks.py": "from pipelines import progress\n",
+            "pipelines/networks/nodes.py": "import numpy\n",
+            "pipelines/extract.py": "from pipelines.extraction import job\n",
+        },
+    )
+    assert folder_imports_against_the_direction(read_modules(tmp_path)) == []
 
 
 def test_every_rule_has_a_tree_that_breaks_it():

@@ -1,19 +1,19 @@
-"""Files that are whole or not there: errors, kills, full disks, locks."""
+"""Files that are whole or not there: errors, kills, full disks, one at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import signal
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from disks import mounted
+from processes import open_files, running, wait_until
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import atomic
@@ -28,27 +28,27 @@ with atomic.atomic_file(Path(sys.argv[1])) as file:
     print("ready", flush=True)
     time.sleep(600)
 """
-HOLDER = """
-import sys, time
+SECOND = """
+import sys
 from pathlib import Path
 from pipelines.storage import atomic
-with atomic.exclusive(Path(sys.argv[1])):
-    print("ready", flush=True)
-    time.sleep(600)
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+with atomic.alone(folder, ".guard", wait_s=600):
+    print((folder / "done").exists(), flush=True)
 """
-
-
-@contextlib.contextmanager
-def running(code: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run Python code with `path` as its argument until it says it is ready; kill it at the end."""
-    command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+FORKING = """
+import os, sys
+from pathlib import Path
+from pipelines.storage import atomic
+with atomic.alone(Path(sys.argv[1]), ".guard", wait_s=600):
+    is_child = os.fork() == 0
+    if is_child:
+        sys.stdin.read()
+        os._exit(0)
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 def names(folder: Path) -> list[str]:
@@ -154,16 +154,6 @@ def test_make_folder_full_disk_is_an_error(tmp_path):
         assert names(disk) == ["first"]
 
 
-def test_exclusive_full_disk_is_an_error(tmp_path):
-    with mounted(tmp_path / "disk", "nr_inodes=2") as disk:
-        atomic.make_folder(disk / "set")
-        with (
-            pytest.raises(ShardError, match="set: cannot be locked: No space left"),
-            atomic.exclusive(disk / "set"),
-        ):
-            pass
-
-
 def test_make_folder_there_already_is_fine(tmp_path):
     atomic.make_folder(tmp_path / "a" / "b")
     atomic.make_folder(tmp_path / "a" / "b")
@@ -190,32 +180,70 @@ def test_sweep_no_folder_finds_nothing(tmp_path):
     assert atomic.sweep(tmp_path / "missing") == 0
 
 
-def test_exclusive_other_process_holds_it_is_an_error(tmp_path):
+def is_flocked(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_alone_beside_another_waits_for_its_end(tmp_path):
+    with contextlib.ExitStack() as first:
+        first.enter_context(atomic.alone(tmp_path, ".guard", wait_s=0))
+        with running(SECOND, tmp_path) as process:
+            wait_until(lambda: tmp_path / ".guard" in open_files(process.pid))
+            (tmp_path / "done").touch()
+            first.close()
+            assert process.stdout.readline() == "True\n"
+
+
+def test_alone_waited_long_enough_goes_on(tmp_path):
     with (
-        running(HOLDER, tmp_path / "set"),
-        pytest.raises(ManifestError, match="set: another command is at work here"),
-        atomic.exclusive(tmp_path / "set"),
+        atomic.alone(tmp_path, ".guard", wait_s=0),
+        atomic.alone(tmp_path, ".guard", wait_s=0.05),
     ):
-        pass
+        assert names(tmp_path) == [".guard"]
 
 
-def test_exclusive_holder_killed_frees_the_folder(tmp_path):
-    with running(HOLDER, tmp_path) as process:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with atomic.exclusive(tmp_path):
-            assert names(tmp_path) == [".lock"]
+def test_alone_file_system_without_flock_goes_on(tmp_path, monkeypatch):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with atomic.alone(tmp_path, ".guard", wait_s=600):
+        assert names(tmp_path) == [".guard"]
 
 
-def test_exclusive_block_fails_frees_the_folder(tmp_path):
-    with pytest.raises(ZeroDivisionError), atomic.exclusive(tmp_path):
+def test_alone_child_forked_meanwhile_does_not_keep_it(tmp_path):
+    with running(FORKING, tmp_path):
+        assert not is_flocked(tmp_path / ".guard")
+
+
+def test_alone_block_ends_or_fails_leaves_an_empty_file_that_nobody_holds(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic.alone(tmp_path, ".guard", wait_s=0):
+        assert is_flocked(tmp_path / ".guard")
         raise ZeroDivisionError
+    assert not is_flocked(tmp_path / ".guard")
+    assert (tmp_path / ".guard").read_bytes() == b""
+
+
+def test_alone_file_system_refuses_is_an_error(tmp_path):
     with (
-        atomic.exclusive(tmp_path),
-        pytest.raises(ManifestError, match="another command is at work here"),
-        atomic.exclusive(tmp_path),
+        mounted(tmp_path / "disk", "ro") as disk,
+        pytest.raises(ShardError, match="disk: cannot be locked: Read-only file system"),
+        atomic.alone(disk, ".guard", wait_s=0),
     ):
         pass
+
+
+def test_alone_file_system_refuses_in_the_block_is_an_error(tmp_path):
+    with (
+        pytest.raises(ShardError, match="cannot be locked: No such file or directory"),
+        atomic.alone(tmp_path, ".guard", wait_s=0),
+    ):
+        (tmp_path / "missing").unlink()
 
 
 def test_write_json_key_order_does_not_change_the_bytes(tmp_path):

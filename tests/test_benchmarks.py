@@ -68,6 +68,25 @@ def test_benchmark_tiny_writes_finite_positive_ratios(name, arguments, expected,
         assert row["ratio"] == pytest.approx(row["figure"] / row["baseline"])
 
 
+@pytest.mark.slow
+def test_cache_tiny_gives_every_part_a_ratio(tmp_path):
+    maps = np.maximum(np.random.default_rng(0).standard_normal((4, 2, 7, 7, 16), np.float32), 0)
+    np.savez(tmp_path / "maps.npz", features=maps)
+    arguments = f"--features {tmp_path / 'maps.npz'} --skip start memory epoch"
+    content = run_benchmark("cache", arguments, tmp_path / "rows.json")
+    names = [row["name"] for row in content["rows"]]
+    for words in (
+        "parquet uint8",
+        "tfrecord float16",
+        "text file",
+        "blosc2",
+        "noise",
+        "two reader",
+    ):
+        assert any(words in name for name in names), words
+    assert all(row["ratio"] > 0 for row in content["rows"])
+
+
 def test_memory_compress_only_is_more_than_an_interpreter(tmp_path):
     content = run_benchmark("memory", "--stages compress --images 8 12", tmp_path / "rows.json")
     (row,) = content["rows"]

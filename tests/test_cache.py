@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,33 +12,45 @@ from shards import BRANCHES, LAYOUTS, ROWS, flip_bit, write_cache
 
 from pipelines.errors import ConfigError, ManifestError, ShardError
 from pipelines.storage import cache as unit
-from pipelines.storage import features
 from pipelines.storage.cache import FeatureCache, find_cache
 
 LAYOUT = LAYOUTS["sparse-float16"]
+BOTH = {"parquet": LAYOUT, "tfrecord": LAYOUTS["sparse-float16-tfrecord"]}
+FORMATS = pytest.mark.parametrize("format", BOTH)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that no test changes."""
-    folder = tmp_path_factory.mktemp("features") / "mixed_9"
-    write_cache(folder, LAYOUT)
-    return folder
+def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A cache of each format that no test changes."""
+    folders = {name: tmp_path_factory.mktemp(name) / "mixed_9" for name in BOTH}
+    for name, folder in folders.items():
+        write_cache(folder, BOTH[name])
+    return folders
 
 
 @pytest.fixture
-def cache_dir(whole: Path, tmp_path: Path) -> Path:
+def whole(caches: dict[str, Path]) -> Path:
+    return caches["parquet"]
+
+
+@pytest.fixture
+def format() -> str:
+    """Parquet, where a test does not ask for both."""
+    return "parquet"
+
+
+@pytest.fixture
+def cache_dir(caches: dict[str, Path], format: str, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
-    return Path(shutil.copytree(whole, tmp_path / "features" / "mixed_9"))
+    return Path(shutil.copytree(caches[format], tmp_path / "features" / "mixed_9"))
 
 
 def shard(folder: Path, split: str = "train") -> Path:
-    return sorted(folder.glob(f"{split}-*.parquet"))[1 if split == "train" else 0]
+    return sorted(folder.glob(f"{split}-*"))[1 if split == "train" else 0]
 
 
 def read_all(folder: Path, split: str = "train") -> tuple[bytes, bytes, list[str]]:
-    reader = FeatureCache(folder).split(split, BRANCHES, 0)
-    batches = list(reader.in_order(7))
+    batches = list(FeatureCache(folder).split(split, BRANCHES, 0).in_order(7))
     return (
         b"".join(batch.features.tobytes() for batch in batches),
         b"".join(batch.labels.tobytes() for batch in batches),
@@ -45,12 +58,32 @@ def read_all(folder: Path, split: str = "train") -> tuple[bytes, bytes, list[str
     )
 
 
-def test_cache_whole_knows_what_it_holds(whole):
-    cache = FeatureCache(whole)
-    assert (cache.path, cache.node) == (whole, "mixed_9")
-    assert cache.layout == LAYOUT
+def claim_rows(folder: Path, num_rows: int) -> None:
+    """Have the manifest say another number of images of the two shards of ten."""
+    path = folder / "manifest.json"
+    text = path.read_text(encoding="utf-8")
+    assert text.count('"num_rows": 10') == 2
+    path.write_text(text.replace('"num_rows": 10', f'"num_rows": {num_rows}'), encoding="utf-8")
+
+
+def make_receipts_hold(folder: Path) -> None:
+    """Have the manifest believe in the shards that are there, whatever they are."""
+    path = folder / "manifest.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    for entry in value["shards"]:
+        entry["size_bytes"] = (folder / entry["shard"]).stat().st_size
+        entry.pop("footer_sha256", None)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+@FORMATS
+def test_cache_whole_knows_what_it_holds(caches, format):
+    cache = FeatureCache(caches[format])
+    assert (cache.path, cache.node) == (caches[format], "mixed_9")
+    assert cache.layout == BOTH[format]
     assert cache.classes == ("a", "b", "c", "d", "e")
     assert cache.fingerprint == {"seed": 0}
+    assert cache.splits == ("train", "val")
     assert {split: cache.num_rows(split) for split in ROWS} == ROWS
     assert cache.num_rows("test") == 0
 
@@ -66,40 +99,88 @@ def test_cache_not_finished_names_the_command(cache_dir):
         FeatureCache(cache_dir)
 
 
-def test_cache_newer_format_says_to_update(cache_dir, monkeypatch):
-    monkeypatch.setattr(features, "FORMAT_VERSION", 0)
-    with pytest.raises(ManifestError, match="format version 1, this program reads up to 0; update"):
-        FeatureCache(cache_dir)
+def test_cache_newer_format_says_to_update(whole, monkeypatch):
+    monkeypatch.setattr(unit, "FORMAT_VERSION", 1)
+    with pytest.raises(ManifestError, match="format version 2, this program reads up to 1; update"):
+        FeatureCache(whole)
 
 
-def test_cache_shard_missing_is_an_error(cache_dir):
+@FORMATS
+def test_cache_shard_missing_is_an_error(cache_dir, format):
     shard(cache_dir).unlink()
     with pytest.raises(ShardError, match=r"train-00001\S+: missing, its receipt says"):
         FeatureCache(cache_dir)
 
 
-@pytest.mark.parametrize("kept", [0, 1000, -1])
-def test_cache_shard_cut_short_is_an_error(cache_dir, kept):
+@FORMATS
+@pytest.mark.parametrize("num_kept", [0, 1000, -1])
+def test_cache_shard_cut_short_is_an_error(cache_dir, num_kept, format):
     path = shard(cache_dir)
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:num_kept])
     with pytest.raises(ShardError, match=rf"{path.name}: \d+ bytes, its receipt says \d+ bytes"):
         FeatureCache(cache_dir)
 
 
-def test_split_shard_of_the_same_size_that_is_no_parquet_is_an_error(cache_dir):
+@FORMATS
+def test_reader_shard_of_zeros_is_an_error(cache_dir, format):
     path = shard(cache_dir)
     path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(ShardError, match=rf"{path.name}: cannot be opened"):
-        FeatureCache(cache_dir).split("train", BRANCHES, 0)
+    with pytest.raises(ShardError, match=rf"{path.name}: .*run `bottleneck verify --repair`"):
+        read_all(cache_dir)
 
 
-def test_split_other_rows_than_the_receipt_is_an_error(cache_dir):
-    path = cache_dir / "manifest.json"
+@FORMATS
+@pytest.mark.parametrize("claimed", [8, 9, 11, 13])
+def test_reader_other_rows_than_the_receipt_is_an_error(cache_dir, claimed, format):
+    claim_rows(cache_dir, claimed)
+    with pytest.raises(ShardError, match=rf"10 \w+, its receipt says {claimed}; run"):
+        read_all(cache_dir, "val")
+
+
+@FORMATS
+@pytest.mark.parametrize("how", ["in_order", "read"])
+def test_reader_shards_that_changed_places_are_an_error(cache_dir, how, format):
+    # Both have ten images and the same columns, and their receipts say nothing of their content.
+    first, second = sorted(cache_dir.glob("train-*"))[-1], shard(cache_dir, "val")
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    make_receipts_hold(cache_dir)
+    names = (first.name, second.name) if how == "read" else (second.name, first.name)
+    message = r"{0}: .*/{1}.*, expected \w+/{0}.*verify --repair".format(*names)
+    with pytest.raises(ShardError, match=message):
+        read_all(cache_dir, "val") if how == "in_order" else FeatureCache(cache_dir).read(["img-0"])
+
+
+@FORMATS
+def test_reader_shard_of_another_cache_is_an_error(cache_dir, tmp_path, format):
+    # The same images in the same layout: the two plans differ in a word of the fingerprint.
+    write_cache(tmp_path / "other", BOTH[format], seed=1)
+    path = shard(cache_dir)
+    shutil.copy(tmp_path / "other" / path.name, path)
+    make_receipts_hold(cache_dir)
+    with pytest.raises(ShardError, match=rf"{path.name}: .*, expected \w+/{path.name}"):
+        read_all(cache_dir)
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count('"num_rows": 10') == 2
-    path.write_text(text.replace('"num_rows": 10', '"num_rows": 11'), encoding="utf-8")
-    with pytest.raises(ShardError, match=r"\S+\.parquet: 10 rows, its receipt says 11; delete it"):
-        FeatureCache(cache_dir).split("val", BRANCHES, 0)
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_cache_manifest_of_another_plan_is_an_error(cache_dir):
+    replace_in(cache_dir / "plan.json", '"dtype": "float16"', '"dtype": "float32"')
+    with pytest.raises(ManifestError, match=r"manifest\.json: holds another plan than plan\.json"):
+        FeatureCache(cache_dir)
+
+
+@FORMATS
+def test_reader_plan_and_manifest_that_were_edited_do_not_fit_the_shards(cache_dir, format):
+    for name in ("plan.json", "manifest.json"):
+        replace_in(cache_dir / name, '"dtype": "float16"', '"dtype": "float32"')
+    with pytest.raises(ShardError, match=r"expected \w{16}/train-00000|no binary column"):
+        read_all(cache_dir)
 
 
 def test_split_without_images_is_an_error(whole):
@@ -107,29 +188,37 @@ def test_split_without_images_is_an_error(whole):
         FeatureCache(whole).split("test", BRANCHES, 0)
 
 
-def test_split_is_loaded_only_when_the_budget_holds_it(whole):
-    cache = FeatureCache(whole)
-    size_bytes = ROWS["train"] * 2 * 2 * 3 * 8 * 2  # rows, branches, height, width, channels, f16
-    reader = cache.split("train", BRANCHES[:2], size_bytes - 1)
-    assert (reader.decoded_bytes, reader.is_loaded) == (size_bytes, False)
+@pytest.mark.parametrize("name", ["sparse-float16", "dense-float16", "sparse-uint8-tfrecord"])
+def test_split_is_loaded_only_when_the_budget_holds_its_cells(tmp_path, name):
+    write_cache(tmp_path / name, LAYOUTS[name])
+    cache = FeatureCache(tmp_path / name)
+    reader = cache.split("train", BRANCHES[:2], 0)
+    reader.load()
+    size_bytes = cache.resident_bytes("train", BRANCHES[:2])
+    assert size_bytes == pytest.approx(reader._loaded.size_bytes, rel=0.05)
+    assert not cache.split("train", BRANCHES[:2], size_bytes - 1).is_loaded
     assert cache.split("train", BRANCHES[:2], size_bytes).is_loaded
 
 
-def test_split_windows_are_as_large_as_their_share_of_bytes(whole, monkeypatch):
-    size_bytes = sum(path.stat().st_size for path in whole.glob("*.parquet"))
-    row_bytes = size_bytes / sum(ROWS.values())
+def test_reader_windows_are_as_large_as_their_share_of_bytes(whole, monkeypatch):
+    cache, orders = FeatureCache(whole), []
+    row_bytes = cache.resident_bytes("train", BRANCHES) / ROWS["train"]
+    for window_bytes in (int(9.5 * row_bytes), 1 << 30):
+        monkeypatch.setattr(unit, "WINDOW_BYTES", window_bytes)
+        orders.append([i for batch in cache.reader("train").epoch(100, 0, 0) for i in batch.ids])
     monkeypatch.setattr(unit, "WINDOW_BYTES", int(9.5 * row_bytes))
-    first = next(FeatureCache(whole).split("train", BRANCHES, 0).epoch(16, 0, 0))
-    monkeypatch.setattr(unit, "WINDOW_BYTES", 1 << 30)
-    other = next(FeatureCache(whole).split("train", BRANCHES, 0).epoch(16, 0, 0))
-    assert first.features.tobytes() != other.features.tobytes()
+    assert cache.reader("train", ["q010"])._settings.window_rows == 9  # whatever the branches
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
 
 
+@FORMATS
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("encoding", ["sparse", "dense"])
-def test_split_any_bit_flipped_never_gives_wrong_maps(tmp_path, encoding, seed):
+def test_reader_any_bit_flipped_never_gives_wrong_maps(tmp_path, encoding, seed, format):
     folder = tmp_path / "mixed_9"
-    write_cache(folder, LAYOUTS[f"{encoding}-float16"])
+    suffix = "" if format == "parquet" else f"-{format}"
+    write_cache(folder, LAYOUTS[f"{encoding}-float16{suffix}"])
     expected, path = read_all(folder, "val"), shard(folder, "val")
     content = path.read_bytes()
     num_errors = 0
@@ -139,6 +228,23 @@ def test_split_any_bit_flipped_never_gives_wrong_maps(tmp_path, encoding, seed):
             assert read_all(folder, "val") == expected, bit  # bits that mean nothing to a reader
         except ShardError as error:
             assert path.name in str(error)
+            num_errors += 1
+    assert num_errors > 80
+
+
+@FORMATS
+def test_read_any_bit_flipped_never_gives_wrong_maps(cache_dir, format):
+    path = shard(cache_dir, "val")
+    content = path.read_bytes()
+    wanted = ["img-7", "img-30", "img-0"]
+    expected = FeatureCache(cache_dir).read(wanted)
+    num_errors = 0
+    for bit in np.random.default_rng(5).integers(0, 8 * len(content), 150):
+        path.write_bytes(flip_bit(content, int(bit)))
+        try:
+            np.testing.assert_array_equal(FeatureCache(cache_dir).read(wanted), expected)
+        except (ShardError, ConfigError) as error:  # a name may be what is damaged
+            assert path.name in str(error) or "no image img-" in str(error)
             num_errors += 1
     assert num_errors > 40
 

@@ -33,7 +33,7 @@ def test_key_has_a_sentence_and_says_what_is_allowed(model, name):
 @pytest.mark.parametrize(("model", "name"), KEYS, ids=key_id)
 def test_key_default_is_allowed(model, name):
     field = model.model_fields[name]
-    assert getattr(model(**{field.alias or name: field.default}), name) == field.default
+    assert model(**{field.alias or name: field.default}) == model()
 
 
 @pytest.mark.parametrize("model", MODELS, ids=key_id)
@@ -71,6 +71,19 @@ def test_train_tail_config_default_is_the_schedule_of_the_thesis():
         (ExtractConfig, "node", ["a,b", "c"], ("a", "b", "c")),
         (ExtractConfig, "branches", "original,q010", ("original", "q010")),
         (ExtractConfig, "batch_size", "1", 1),
+        (ExtractConfig, "from_node", "mixed_8", "mixed_8"),
+        (ExtractConfig, "dtype", "uint8", "uint8"),
+        (ExtractConfig, "encoding", "dense", "dense"),
+        (ExtractConfig, "format", "tfrecord", "tfrecord"),
+        (ExtractConfig, "check_images", "0", 0),
+        (ExtractConfig, "shard_size", "128MB", 128_000_000),
+        (ExtractConfig, "shard_size", "1.5GB", 1_500_000_000),
+        (ExtractConfig, "shard_size", "200 kB", 200_000),
+        (ExtractConfig, "shard_size", "2M", 2_000_000),
+        (ExtractConfig, "shard_size", "1T", 10**12),
+        (ExtractConfig, "shard_size", "700", 700),
+        (ExtractConfig, "shard_size", "700B", 700),
+        (ExtractConfig, "shard_size", 700, 700),
         (TrainTailConfig, "run", "second-try_2.0", "second-try_2.0"),
         (GlobalConfig, "seed", str(2**32 - 1), 2**32 - 1),
         (GlobalConfig, "verbosity", -1, -1),
@@ -105,6 +118,22 @@ def test_key_value_as_file_or_flag_gives_it_is_understood(model, key, value, exp
         (ExtractConfig, "dtype", "float64"),
         (ExtractConfig, "format", "hdf5"),
         (ExtractConfig, "batch_size", 0),
+        (ExtractConfig, "dtype", "int8"),
+        (ExtractConfig, "encoding", "csr"),
+        (ExtractConfig, "format", "Parquet"),
+        (ExtractConfig, "check_images", -1),
+        (ExtractConfig, "check_images", True),
+        (ExtractConfig, "shard_size", "0"),
+        (ExtractConfig, "shard_size", 0),
+        (ExtractConfig, "shard_size", "0.1"),
+        (ExtractConfig, "shard_size", "-1MB"),
+        (ExtractConfig, "shard_size", "MB"),
+        (ExtractConfig, "shard_size", "12 mb"),
+        (ExtractConfig, "shard_size", "1e3MB"),
+        (ExtractConfig, "shard_size", "12MB and more"),
+        (ExtractConfig, "shard_size", 1.5),
+        (ExtractConfig, "shard_size", True),
+        (TrainTailConfig, "expand", "gpu"),
         (TrainTailConfig, "run", "../elsewhere"),
         (TrainTailConfig, "run", ".."),
         (TrainTailConfig, "run", "a\\b"),
@@ -128,6 +157,13 @@ def test_key_value_out_of_range_is_refused_by_name(model, key, value):
     assert {error["loc"][0] for error in caught.value.errors()} == {key}
 
 
-def test_tables_are_the_four_stages_in_their_order():
-    assert list(TABLES) == ["compress", "extract", "train-tail", "eval"]
+def test_extract_config_default_is_a_cache_that_is_small_and_checked():
+    config = ExtractConfig()
+    assert (config.dtype, config.encoding, config.format) == ("float16", "auto", "parquet")
+    assert (config.shard_size, config.shards, config.check_images) == (128_000_000, 0, 32)
+    assert config.from_node == ""
+
+
+def test_tables_are_the_stages_in_their_order():
+    assert list(TABLES) == ["compress", "extract", "train-tail", "eval", "stats", "verify"]
     assert all(issubclass(model, Table) for model in TABLES.values())

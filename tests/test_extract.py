@@ -1,35 +1,22 @@
+"""What extract keeps: the network's own activations, in the encoding that its probe chose."""
+
 from __future__ import annotations
 
 import json
-import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from caches import lite0, read_split
 from conftest import BATCH_SIZE
-from processes import bottleneck, kill_when, modules_loaded_by, tree
 
-from pipelines import compress, extract, train_tail
-from pipelines.config import CompressConfig, TrainTailConfig
-from pipelines.errors import ConfigError, ManifestError, NodeError, ShardError, WeightsError
+from pipelines import extract
 from pipelines.images import decode, preprocess
 from pipelines.images.codecs import decode_variant
 from pipelines.progress import Silent
 from pipelines.storage import variants
 from pipelines.storage.cache import FeatureCache
-from pipelines.storage.manifest import ShardFolder
 
 MAPS = "block7a_expand_activation"
-FLAGS = (
-    *("--backbone", "efficientnet_lite0", "--batch-size", str(BATCH_SIZE)),
-    *("--dtype", "float32", "--shards", "5"),
-)
-# Keras's `save_weights` calls np.array on its variables; NumPy 2 warns of their old __array__.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
 
 
 def run(workspace, extracted, seed=0, progress=None, **changed):
@@ -61,7 +48,11 @@ def test_extract_summary_has_the_contracts_keys(extracted):
     assert (summary["stage"], summary["num_images"], summary["num_shards"]) == ("extract", 40, 10)
     assert (summary["num_quarantined"], summary["num_resumed_shards"]) == (0, 0)
     pool, maps = summary["nodes"]["avg_pool"], summary["nodes"][MAPS]
-    assert list(pool) == ["density", "encoding", "dtype", "size_bytes", "num_branches", "shape"]
+    assert list(pool) == [
+        *("density", "encoding", "reason", "dtype", "format", "size_bytes", "num_branches"),
+        *("shape", "clipped_share", "cut_check"),
+    ]
+    assert (pool["format"], pool["clipped_share"]) == ("parquet", None)
     assert (pool["shape"], pool["num_branches"], pool["dtype"]) == ([1280], 3, "float32")
     assert maps["shape"] == [7, 7, 1152]
     for name, node in summary["nodes"].items():
@@ -70,11 +61,23 @@ def test_extract_summary_has_the_contracts_keys(extracted):
     assert summary["size_bytes"] == pool["size_bytes"] + maps["size_bytes"]
 
 
-def test_extract_stores_sparse_where_smaller_and_dense_otherwise(extracted):
-    for node, encoding in (("avg_pool", "dense"), (MAPS, "sparse")):
+def test_extract_stores_sparse_what_its_probe_found_smaller_so(extracted):
+    for node in ("avg_pool", MAPS):
         details = plan_of(extracted.path, node)["details"]
-        sizes = details["probe_size_bytes"]
-        assert (details["encoding"], min(sizes, key=sizes.get)) == (encoding, encoding)
+        sizes = details["probe"]["size_bytes"]
+        assert details["encoding"] == "sparse"
+        assert sizes["sparse"] < 0.95 * sizes["dense"]
+        assert details["probe"]["num_images"] == 40  # all there are
+        assert extracted.summary["nodes"][node]["reason"] == details["probe"]["reason"]
+
+
+def test_extract_cut_check_finds_the_networks_own_scores(extracted):
+    for node in ("avg_pool", MAPS):
+        found = extracted.summary["nodes"][node]["cut_check"]
+        path = extracted.path / "features" / node / "cut-check.json"
+        assert found == json.loads(path.read_text())
+        assert (found["num_images"], found["bound"], found["same_top1"]) == (32, 1e-5, 1)
+        assert found["max_difference"] <= 1e-5
 
 
 def test_extract_density_is_the_share_of_values_that_are_not_zero(extracted):
@@ -122,103 +125,6 @@ def test_extract_same_batch_shape_gives_the_stored_bits(extracted):
 
 
 @pytest.mark.slow
-def test_extract_one_node_alone_gives_the_bytes_of_both_in_one_pass(extracted, workspace):
-    summary = run(workspace, extracted, node=("avgpool",), features_dir="alone")
-    assert list(summary["nodes"]) == ["avg_pool"]
-    assert tree(workspace / "alone") == {
-        f"avg_pool/{name}": data
-        for name, data in tree(extracted.path / "features" / "avg_pool").items()
-    }
-
-
-@pytest.mark.slow
-def test_extract_killed_and_started_again_ends_with_the_same_bytes(extracted, workspace):
-    shutil.rmtree(workspace / "features")
-    command = ("extract", *FLAGS, "--node", "avg_pool", "--node", MAPS)
-    folder = workspace / "features" / MAPS
-
-    def num_receipts():
-        return len(list((folder / "receipts").glob("*.json")))
-
-    kill_when((folder / "plan.json").exists, workspace, *command)
-    assert num_receipts() < 5
-    kill_when(lambda: num_receipts() >= 3, workspace, *command)
-    assert not (folder / "manifest.json").exists()
-    result = bottleneck(workspace, *command, "--json")
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["num_resumed_shards"] >= 6
-    assert tree(workspace / "features") == tree(extracted.path / "features")
-
-
-def test_extract_started_again_has_nothing_to_do_and_loads_no_tensorflow(workspace):
-    before = tree(workspace / "features")
-    output, modules = modules_loaded_by(
-        workspace, "extract", *FLAGS, "--node", "avgpool", "--node", MAPS
-    )
-    assert "nothing to do" in output
-    assert not {"tensorflow", "keras"} & modules
-    assert tree(workspace / "features") == before
-
-
-@pytest.mark.parametrize(
-    ("changed", "difference"),
-    [
-        ({"dtype": "float16"}, "dtype float32, now float16"),
-        ({"branches": ("q010", "original")}, "branches original,q010,q050, now original,q010"),
-        ({"backbone": "inception_v3"}, "backbone efficientnet_lite0, now inception_v3"),
-        ({"weights": "none"}, "weights imagenet, now none"),
-        ({"batch_size": 3}, "batch_size 4, now 3"),
-        ({"shards": 7}, "shards 5, now 7"),
-    ],
-)
-def test_extract_other_settings_raise_naming_the_difference(
-    extracted, workspace, changed, difference
-):
-    before = tree(workspace / "features")
-    with pytest.raises(ManifestError, match=rf"{MAPS}: made with .*{difference}.*--overwrite"):
-        run(workspace, extracted, node=(MAPS,), **changed)
-    assert tree(workspace / "features") == before
-
-
-def test_extract_after_variants_made_anew_raises_naming_them(extracted, photos, workspace):
-    images = CompressConfig(images=str(photos), qualities=(10, 90), shards=5, overwrite=True)
-    compress.run(workspace, images, 0, Silent())
-    with pytest.raises(ManifestError, match=r"variants\.codec\.qualities 10,50, now 10,90"):
-        run(workspace, extracted)
-
-
-def test_extract_after_an_image_was_changed_and_compressed_anew_raises(
-    extracted, photos, workspace, tmp_path
-):
-    changed = Path(shutil.copytree(photos, tmp_path / "changed"))
-    first, second = sorted((changed / "brick").iterdir())[:2]
-    shutil.copy(second, first)
-    shutil.rmtree(workspace / "variants")
-    images = CompressConfig(images=str(changed), qualities=(10, 50), shards=5)
-    compress.run(workspace, images, 0, Silent())
-    plans = [p / "variants" / "jpeg" / "plan.json" for p in (workspace, extracted.path)]
-    assert plans[0].read_bytes() == plans[1].read_bytes(), "settings alone would not tell"
-    with pytest.raises(ManifestError, match=r"made with variants_sha256 \w+, now"):
-        run(workspace, extracted)
-
-
-@pytest.mark.slow
-def test_extract_nodes_whose_shards_differ_are_not_mixed(extracted, workspace, monkeypatch):
-    shutil.rmtree(workspace / "features")
-    monkeypatch.setattr(extract, "_SHARD_ROWS", 8)
-    run(workspace, extracted, node=("avg_pool",), shards=0)
-    monkeypatch.setattr(extract, "_SHARD_ROWS", 16)
-    # A new cache follows the one beside it; two that are there must agree.
-    run(workspace, extracted, node=("avg_pool", MAPS), shards=0)
-    assert plan_of(workspace, MAPS)["shards"] == plan_of(workspace, "avg_pool")["shards"]
-    shutil.rmtree(workspace / "features" / MAPS)
-    run(workspace, extracted, node=(MAPS,), shards=0)
-    (workspace / "features" / MAPS / "manifest.json").unlink()
-    with pytest.raises(ManifestError, match=f"{MAPS}: has other shards than .*avg_pool"):
-        run(workspace, extracted, node=("avg_pool", MAPS), shards=0)
-
-
-@pytest.mark.slow
 def test_extract_overwrite_makes_it_anew_in_float16(extracted, workspace):
     run(workspace, extracted, dtype="float16", overwrite=True)
     for node in ("avg_pool", MAPS):
@@ -230,98 +136,27 @@ def test_extract_overwrite_makes_it_anew_in_float16(extracted, workspace):
     assert not list((workspace / "features").rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ("block7a_expand_activatoin", f"is no layer of the network; nearest nodes: {MAPS}"),
-        ("mixed_9", "is no layer of the network; nearest nodes:"),
-        ("block2b_expand_conv", "valid cut: an edge from 'block2a_project_bn' passes over it"),
-        ("predictions", "is the decision layer or lies behind it"),
-    ],
-)
-def test_extract_wrong_node_raises_and_leaves_no_folder(extracted, workspace, asked, message):
-    before = tree(workspace / "features")
-    with pytest.raises(NodeError, match=re.escape(message)):
-        run(workspace, extracted, node=(asked,))
-    assert tree(workspace / "features") == before
-    assert {path.name for path in (workspace / "features").iterdir()} == {"avg_pool", MAPS}
-
-
-def test_extract_missing_weights_file_raises(extracted, workspace):
-    with pytest.raises(WeightsError, match=r"no/such\.weights\.h5': no such file"):
-        run(workspace, extracted, weights="no/such.weights.h5", features_dir="other")
-    assert not (workspace / "other").exists()
-
-
 @pytest.mark.slow
-def test_extract_weights_file_is_taken_and_recorded(extracted, workspace):
-    lite0().model.save_weights(workspace / "my.weights.h5")
-    run(workspace, extracted, node=("avg_pool",), weights="my.weights.h5", features_dir="other")
-    plan = json.loads((workspace / "other" / "avg_pool" / "plan.json").read_text())
-    made = plan_of(workspace, "avg_pool")["fingerprint"]
-    assert plan["fingerprint"]["weights"] == "my.weights.h5"
-    assert plan["fingerprint"]["weights_file_sha256"] != made["weights_file_sha256"]
-    assert plan["fingerprint"]["weights_sha256"] == made["weights_sha256"]
-    for shard in (workspace / "features" / "avg_pool").glob("*.parquet"):
-        assert (workspace / "other" / "avg_pool" / shard.name).read_bytes() == shard.read_bytes()
-    with (workspace / "my.weights.h5").open("ab") as file:
-        file.write(b"changed")
-    with pytest.raises(ManifestError, match="weights_file_sha256"):
-        run(workspace, extracted, node=("avg_pool",), weights="my.weights.h5", features_dir="other")
-
-
-@pytest.mark.slow
-def test_extract_weights_without_classifier_can_be_trained_on_whatever_the_seed(
-    extracted, workspace
-):
-    import keras
-
-    model = lite0().model
-    top = keras.Model(model.inputs[0], model.get_layer("avg_pool").output)
-    top.save_weights(workspace / "top.weights.h5")
-    changed = {"weights": "top.weights.h5", "features_dir": "other", "branches": ("original",)}
-    run(workspace, extracted, seed=3, node=("avg_pool",), **changed)
-    config = TrainTailConfig(epochs=1)
-    summary = train_tail.run(workspace, workspace / "other", config, 3, Silent())
-    assert summary["num_steps"] == 1
-
-
-def test_extract_unknown_branch_raises(extracted, workspace):
-    with pytest.raises(ConfigError, match="no variant q011; it has original, q010, q050"):
-        run(workspace, extracted, branches=("q011",), features_dir="other")
-
-
-def test_extract_without_variants_raises(extracted, tmp_path):
-    with pytest.raises(ManifestError, match="nothing here yet; run `bottleneck compress` first"):
-        run(tmp_path, extracted)
-
-
-def test_extract_damaged_variants_shard_raises_naming_it(extracted, workspace):
-    shard = max((workspace / "variants" / "jpeg").glob("train-*.parquet"))
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    shard.write_bytes(data)
-    with pytest.raises(ShardError, match=rf"{shard.name}: damaged: .*delete it"):
-        run(workspace, extracted, node=("avg_pool",), features_dir="other")
-    assert not (workspace / "other" / "avg_pool" / "manifest.json").exists()
-
-
-@pytest.mark.parametrize("num_deleted", range(4))
-def test_extract_overwrite_killed_while_clearing_leaves_no_receipts_of_another_plan(
-    workspace, monkeypatch, num_deleted
-):
-    folder = workspace / "features" / "avg_pool"
-    left = iter(range(num_deleted, -1, -1))
-    unlink = Path.unlink
-
-    def dying(path, **options):
-        if next(left) == 0:
-            raise KeyboardInterrupt
-        unlink(path, **options)
-
-    monkeypatch.setattr(Path, "unlink", dying)
-    with pytest.raises(KeyboardInterrupt):
-        ShardFolder(folder).clear()
-    has_receipts = any((folder / "receipts").glob("*"))
-    assert (folder / "plan.json").exists() or not has_receipts
-    assert not (folder / "manifest.json").exists() or num_deleted == 0
+def test_extract_uint8_in_tfrecord_is_half_a_step_off_the_same_numbers(extracted, workspace):
+    kind = {"dtype": "uint8", "format": "tfrecord", "encoding": "dense", "shards": 0}
+    kind |= {"features_dir": "other", "shard_size": 200_000}
+    summary = run(workspace, extracted, **kind)
+    for node in ("avg_pool", MAPS):
+        small = FeatureCache(workspace / "other" / node)
+        exact = FeatureCache(extracted.path / "features" / node)
+        assert (small.layout.dtype, small.layout.format) == ("uint8", "tfrecord")
+        assert small.layout.encoding == "dense"
+        assert {path.suffix for path in small.path.glob("*-of-*")} == {".tfrecord"}
+        scales = np.array(small.layout.scales, np.float32)
+        for split in ("train", "val", "test"):
+            (found, _, ids), (expected, _, names) = (read_split(c, split) for c in (small, exact))
+            assert ids == names
+            assert (np.abs(found - expected) <= 0.5001 * scales).all()
+            assert (found[expected == 0] == 0).all()
+        found = summary["nodes"][node]
+        assert found["clipped_share"] == 0  # the probe has seen every image
+        assert found["cut_check"]["max_difference"] <= found["cut_check"]["bound"] == 0.1
+    # The larger of the two caches has shards of about the size that was asked for.
+    sizes = [receipt.size_bytes for receipt in FeatureCache(workspace / "other" / MAPS).receipts]
+    assert 8 < len(sizes) < 40
+    assert 100_000 < np.mean(sizes) < 250_000

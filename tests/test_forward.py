@@ -80,9 +80,27 @@ def test_prepare_original_over_the_limit_raises():
         prepare([row(1)], max_megapixels=0.001)
 
 
+def images_in(num_images, num_branches, protocol=PROTOCOL):
+    return forward.Batch(num_images, num_branches, (8, 8, 3), protocol)
+
+
+def maps_in(node, num_images, num_branches):
+    return forward.Batch(num_images, num_branches, node.shape, None)
+
+
+def node_of(name):
+    return nodes.find_node("tiny", tiny().model, name)
+
+
+def test_batch_of_images_is_bytes_and_of_maps_is_floats():
+    images, maps = images_in(2, 3), maps_in(node_of("second_relu"), 4, 5)
+    assert (images.full_shape, images.dtype) == ((2, 3, 8, 8, 3), "uint8")
+    assert (maps.full_shape, maps.dtype) == ((4, 5, 8, 8, 7), "float32")
+
+
 def test_build_gives_each_nodes_maps_in_the_order_of_names(front):
     pixels = pixels_of(2, 3)
-    found = forward.build(front, NAMES, PROTOCOL, 2, 3)(pixels)
+    found = forward.build(front, NAMES, images_in(2, 3))(pixels)
     assert [maps.shape for maps in found] == [(2, 3, 7), (2, 3, 8, 8, 6), (2, 3, 8, 8, 7)]
     images = pixels.reshape(6, 8, 8, 3).astype(np.float32)
     expected = front(images, training=False)
@@ -96,13 +114,13 @@ def test_build_gives_each_nodes_maps_in_the_order_of_names(front):
 def test_build_scales_pixels_as_the_protocol_says(front):
     pixels = pixels_of(1, 1)
     protocol = preprocess.for_backbone("symmetric", 8)
-    (found,) = forward.build(front, ["first"], protocol, 1, 1)(pixels)
+    (found,) = forward.build(front, ["first"], images_in(1, 1, protocol))(pixels)
     expected = front(pixels[0].astype(np.float32) / 127.5 - 1, training=False)["first"]
     np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_build_same_batch_twice_gives_same_bytes_whatever_pads_it(front):
-    run = forward.build(front, ["second_relu"], PROTOCOL, 4, 3)
+    run = forward.build(front, ["second_relu"], images_in(4, 3))
     pixels = pixels_of(4, 3)
     padded = pixels.copy()
     padded[2:] = 0
@@ -112,12 +130,43 @@ def test_build_same_batch_twice_gives_same_bytes_whatever_pads_it(front):
 
 def test_build_other_batch_shape_gives_same_numbers_within_1e_5(front):
     pixels = pixels_of(4, 3)
-    (whole,) = forward.build(front, ["second_relu"], PROTOCOL, 4, 3)(pixels)
-    (single,) = forward.build(front, ["second_relu"], PROTOCOL, 1, 3)(pixels[2:3])
+    (whole,) = forward.build(front, ["second_relu"], images_in(4, 3))(pixels)
+    (single,) = forward.build(front, ["second_relu"], images_in(1, 3))(pixels[2:3])
     assert np.abs(single[0] - whole[2]).max() <= 1e-5 * np.abs(whole[2]).max()
 
 
 def test_build_refuses_another_batch_shape(front):
-    run = forward.build(front, ["avg_pool"], PROTOCOL, 2, 3)
+    run = forward.build(front, ["avg_pool"], images_in(2, 3))
     with pytest.raises(TypeError, match=r"3, 8, 8, 3"):
         run(pixels_of(1, 3))
+
+
+def test_build_from_a_nodes_maps_gives_those_behind_it(front):
+    pixels, start = pixels_of(2, 3), node_of("first")
+    pooled, first, _ = forward.build(front, NAMES, images_in(2, 3))(pixels)
+    part = nodes.between(tiny().model, start, [node_of("avg_pool")])
+    (found,) = forward.build(part, ["avg_pool"], maps_in(start, 2, 3))(first)
+    assert found.shape == pooled.shape
+    np.testing.assert_allclose(found, pooled, rtol=1e-5)
+
+
+def test_build_scores_are_the_decision_layers_before_its_softmax():
+    pixels = pixels_of(2, 3)
+    way = nodes.to_decision(tiny().model)
+    kernel, bias = nodes.classifier(tiny().model)
+    found = forward.build_scores(way, kernel, bias, images_in(2, 3))(pixels)
+    assert (found.shape, found.dtype) == ((2, 3, 5), np.float32)
+    features = np.asarray(way(pixels.reshape(6, 8, 8, 3).astype(np.float32), training=False))
+    np.testing.assert_allclose(found.reshape(6, 5), features @ kernel + bias, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["first", "second_relu", "avg_pool"])
+def test_build_scores_from_a_nodes_maps_are_those_from_the_images(front, name):
+    pixels, start = pixels_of(2, 3), node_of(name)
+    classifier = nodes.classifier(tiny().model)
+    way = nodes.to_decision(tiny().model)
+    expected = forward.build_scores(way, *classifier, images_in(2, 3))(pixels)
+    (maps,) = forward.build(front, [name], images_in(2, 3))(pixels)
+    behind = nodes.to_decision(tiny().model, start)
+    found = forward.build_scores(behind, *classifier, maps_in(start, 2, 3))(maps)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()

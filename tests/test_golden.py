@@ -108,6 +108,33 @@ def test_golden_features_are_the_formula(encoding, dtype, split, budget_bytes):
     assert labels.tolist() == [i % 2 for i in range(len(maps))]
 
 
+@pytest.mark.parametrize("encoding", ["sparse", "dense"])
+def test_golden_features_by_id_are_the_formula(encoding):
+    cache = FeatureCache(V1 / "features" / encoding)
+    found = cache.read(["val/0.jpg", "train/4.jpg", "train/0.jpg"], ("q090", "original"))
+    np.testing.assert_array_equal(found, expected_maps(encoding)[[5, 4, 0]][:, [0, 2]])
+
+
+@pytest.mark.parametrize("encoding", ["sparse", "dense"])
+def test_golden_features_in_training_order_are_each_once(encoding):
+    reader = FeatureCache(V1 / "features" / encoding).reader("train")
+    batches = list(reader.epoch(2, seed=3, epoch=1))
+    names = [name for batch in batches for name in batch.ids]
+    assert sorted(names) == [f"train/{i}.jpg" for i in range(5)]
+    rows = [int(name[6]) for name in names]
+    maps = np.concatenate([batch.features for batch in batches])
+    np.testing.assert_array_equal(maps, expected_maps(encoding)[rows])
+
+
+def test_golden_sparse_maps_can_be_read_as_masks_and_values():
+    reader = FeatureCache(V1 / "features" / "sparse").reader("val")
+    (batch,) = reader.sparse_in_order(8)
+    maps = expected_maps("sparse")[5:]
+    assert batch.values.dtype == np.float16
+    channels_first = maps.transpose(0, 1, 4, 2, 3).reshape(3, 3, -1)
+    np.testing.assert_array_equal(batch.values, channels_first[channels_first != 0])
+
+
 def test_golden_sparse_first_map_is_these_numbers():
     batch = next(FeatureCache(V1 / "features" / "sparse").split("train", ("q090",), 0).in_order(1))
     assert batch.ids == ["train/0.jpg"]

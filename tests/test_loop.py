@@ -11,7 +11,7 @@ from caches import BRANCHES, make_cache, tiny
 from pipelines.errors import TrainingError
 from pipelines.networks import models
 from pipelines.storage.cache import FeatureCache
-from pipelines.training import checkpoints, loop
+from pipelines.training import checkpoints, feeds, loop
 from pipelines.training.history import History
 
 SHAPE = (8, 8, 6)
@@ -32,20 +32,30 @@ def cache(tmp_path_factory):
     return make_cache(tmp_path_factory.mktemp("features") / "first", tiny(), SHAPE, noise=3.0)
 
 
-def train(run_dir, cache, stop_after=MANY_STEPS, budget_bytes=0, branches=BRANCHES, **changed):
+def train(
+    run_dir,
+    cache,
+    stop_after=MANY_STEPS,
+    budget_bytes=0,
+    branches=BRANCHES,
+    feed_of=feeds.dense,
+    **changed,
+):
     """Train or go on for so many steps; returns the outcome, None where it was stopped."""
     settings = loop.Settings(**{**vars(SETTINGS), **changed})
     model = models.build(tiny(), cache, branches, "original", "random", settings.seed)
     history = History(run_dir / "history.jsonl", run_dir / "tensorboard")
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    reader = cache.split("train", branches, budget_bytes)
     trainer = loop.Trainer(
         "topology",
         model,
-        cache.split("train", branches, budget_bytes),
+        reader,
         cache.split("val", branches, budget_bytes),
         settings,
         loop.Paths.of(run_dir, "topology"),
         history,
+        feed_of(reader),
     )
     left = iter(range(stop_after - 1, -1, -1))
 
@@ -116,7 +126,7 @@ def test_run_keeps_the_best_and_the_last_checkpoint(finished, cache):
         model = models.build(tiny(), cache, BRANCHES, "original", "random", 9)
         model.assign(weights)
         val = cache.split("val", BRANCHES, 0)
-        judged = loop.evaluate(loop.compile_logits(model, val.dtype), val, 10)
+        judged = loop.evaluate(loop.compile_logits(model), val, 10)
         line = next(line for line in lines(run_dir) if line["step"] == step)
         assert judged.top1 == line["val_top1"]
         assert judged.loss == pytest.approx(line["val_loss"], rel=1e-6)
@@ -184,11 +194,28 @@ def test_run_streamed_and_resident_end_with_the_same_bytes(finished, cache, tmp_
     assert files(tmp_path) == files(finished[0])
 
 
-def test_run_float16_streamed_and_resident_end_with_the_same_bytes(tmp_path):
-    made = make_cache(tmp_path / "features" / "first", tiny(), SHAPE, dtype="float16")
+@pytest.mark.parametrize(
+    ("dtype", "encoding", "format"),
+    [("float16", "dense", "parquet"), ("uint8", "sparse", "tfrecord")],
+)
+def test_run_smaller_dtypes_streamed_and_resident_end_with_the_same_bytes(
+    tmp_path, dtype, encoding, format
+):
+    kind = {"dtype": dtype, "encoding": encoding, "format": format}
+    made = make_cache(tmp_path / "features" / "first", tiny(), SHAPE, **kind)
     for name, budget_bytes in (("streamed", 0), ("resident", 1 << 30)):
         train(tmp_path / name, made, budget_bytes=budget_bytes, epochs=1)
     assert files(tmp_path / "streamed") == files(tmp_path / "resident")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+def test_run_expanded_on_the_host_and_on_the_device_ends_with_the_same_bytes(tmp_path, dtype):
+    made = make_cache(
+        tmp_path / "features" / "first", tiny(), SHAPE, dtype=dtype, encoding="sparse"
+    )
+    for name, feed in (("host", feeds.dense), ("device", feeds.sparse)):
+        train(tmp_path / name, made, feed_of=feed, epochs=1)
+    assert files(tmp_path / "host") == files(tmp_path / "device")
 
 
 def test_run_other_seed_ends_with_other_weights(finished, cache, tmp_path):

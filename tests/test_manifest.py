@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import manifest
-from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task, check_same
+from pipelines.storage.fingerprint import check_same, digest
+from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
 
 TASKS = (
     Task("train-00000-of-00002.parquet", "train", 0, 5),
@@ -130,6 +131,82 @@ def test_receipts_damaged_receipt_does_not_hold(tmp_path, content):
     assert list(folder.receipts(PLAN)) == [TASKS[1].shard, TASKS[2].shard]
 
 
+@pytest.mark.parametrize("key", ["size_bytes", "num_rows", "sha256", "stats"])
+def test_receipts_edited_by_hand_do_not_hold(tmp_path, key):
+    folder = make_set(tmp_path)
+    path = tmp_path / "receipts" / f"{TASKS[0].shard}.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    other = {"size_bytes": 106, "num_rows": 4, "sha256": "00" * 32, "stats": {"nnz": 8}}[key]
+    assert value[key] != other
+    edit(path, **{key: other})
+    if key == "size_bytes":
+        (tmp_path / TASKS[0].shard).write_bytes(bytes(other))
+    assert list(folder.receipts(PLAN)) == [TASKS[1].shard, TASKS[2].shard]
+
+
+def test_receipts_of_the_first_release_hold_without_a_checksum(tmp_path):
+    folder = make_set(tmp_path)
+    path = tmp_path / "receipts" / f"{TASKS[0].shard}.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    del value["receipt_sha256"]
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert folder.receipts(PLAN)[TASKS[0].shard] == make_receipt(TASKS[0])
+
+
+@pytest.mark.parametrize("footer_sha256", [None, "ab" * 32])
+def test_receipts_footers_hash_is_kept_where_there_is_one(tmp_path, footer_sha256):
+    folder = make_set(tmp_path)
+    receipt = dataclasses.replace(make_receipt(TASKS[0]), footer_sha256=footer_sha256)
+    folder.commit(receipt)
+    assert folder.receipts(PLAN)[TASKS[0].shard] == receipt
+    value = json.loads((tmp_path / "receipts" / f"{TASKS[0].shard}.json").read_text())
+    assert ("footer_sha256" in value) == (footer_sha256 is not None)
+
+
+def test_receipts_are_the_same_bytes_every_time(tmp_path):
+    for name in ("a", "b"):
+        make_set(tmp_path / name)
+    found = [(tmp_path / n / "receipts" / f"{TASKS[0].shard}.json").read_bytes() for n in "ab"]
+    assert found[0] == found[1]
+
+
+def test_identity_of_a_plan_read_back_is_the_same(tmp_path):
+    folder = make_set(tmp_path)
+    assert folder.read_plan("variants", 1).identity == PLAN.identity
+    assert len(PLAN.identity) == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "features"},
+        {"format_version": 2},
+        {"fingerprint": {"codec": {"name": "jpeg", "qualities": [10, 30]}}},
+        {"details": {"n": 2}},
+        {"tasks": TASKS[:2]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_identity_of_another_plan_is_another(change):
+    assert dataclasses.replace(PLAN, **change).identity != PLAN.identity
+
+
+@pytest.mark.parametrize("shard", ["../a.parquet", "/etc/passwd", "b/a.parquet"])
+def test_read_plan_shard_in_another_folder_is_damaged(tmp_path, shard):
+    folder = make_set(tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(path.read_text().replace(TASKS[0].shard, shard), encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"plan\.json: damaged: .*lies in another folder"):
+        folder.read_plan("variants", 1)
+
+
+def test_read_manifest_of_another_plan_is_an_error(tmp_path):
+    folder = make_set(tmp_path)
+    edit(tmp_path / "plan.json", details={"n": 2})
+    with pytest.raises(ManifestError, match=r"manifest\.json: holds another plan than plan\.json"):
+        folder.read_manifest("variants", 1, COMMAND)
+
+
 def test_read_manifest_whole_set_gives_plan_and_receipts(tmp_path):
     plan, receipts = make_set(tmp_path).read_manifest("variants", 1, COMMAND)
     assert plan == PLAN
@@ -167,7 +244,7 @@ def test_read_manifest_shard_cut_short_is_an_error(tmp_path):
 def test_read_manifest_damaged_is_an_error(tmp_path, content):
     folder = make_set(tmp_path)
     (tmp_path / "manifest.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ManifestError, match=r"manifest\.json: damaged.*delete it and run `bottle"):
+    with pytest.raises(ManifestError, match=r"manifest\.json: damaged.*delete it and run the"):
         folder.read_manifest("variants", 1, COMMAND)
 
 
@@ -236,9 +313,9 @@ def test_check_same_many_differences_names_four():
 
 
 def test_digest_key_order_does_not_matter_and_values_do():
-    assert manifest.digest({"a": 1, "b": [2]}) == manifest.digest({"b": [2], "a": 1})
-    assert manifest.digest({"a": 1}) != manifest.digest({"a": 2})
-    assert manifest.digest("") == "12ae32cb1ec02d01eda3581b127c1fee3b0dc53572ed6baf239721a03d82e126"
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest("") == "12ae32cb1ec02d01eda3581b127c1fee3b0dc53572ed6baf239721a03d82e126"
 
 
 @pytest.mark.parametrize("num_shards", [0, 1, 2, 3, 7, 10, 40, 1000])

@@ -197,6 +197,79 @@ def test_tail_behind_front_of_lite0_equals_whole_network():
     assert_cut_changes_nothing("efficientnet_lite0", model_of("efficientnet_lite0"), num_cuts=3)
 
 
+def images_for(model):
+    side = model.input_shape[1]
+    return np.random.default_rng(3).uniform(-1, 1, (2, side, side, 3)).astype(np.float32)
+
+
+def assert_same(found, expected):
+    found, expected = (np.asarray(maps).reshape(2, -1) for maps in (found, expected))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("builder", ["MobileNet", "MobileNetV3Small", "MobileNetV2"])
+def test_between_behind_front_equals_front(builder):
+    model = small_model(builder, 32)
+    every = nodes.list_nodes(builder, model)
+    start, *others = [every[i] for i in np.linspace(1, len(every) - 1, 4).astype(int)]
+    whole = nodes.front(model, [start, *others])(images_for(model))
+    found = nodes.between(model, start, others)(whole[start.name])
+    assert list(found) == [node.name for node in others]
+    for node in others:
+        assert found[node.name].shape == (2, *node.shape)
+        assert_same(found[node.name], whole[node.name])
+
+
+@pytest.mark.parametrize("builder", ["MobileNet", "MobileNetV3Small", "MobileNetV2"])
+def test_to_decision_from_anywhere_is_the_decision_layers_input(builder):
+    model = small_model(builder, 32)
+    every = nodes.list_nodes(builder, model)
+    images, (kernel, bias) = images_for(model), nodes.classifier(model)
+    whole = nodes.front(model, every)(images)
+    for start in (None, every[1], every[len(every) // 2], every[-1]):
+        inputs = images if start is None else whole[start.name]
+        features = np.asarray(nodes.to_decision(model, start)(inputs)).reshape(2, -1)
+        scores = features @ kernel + bias
+        shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(shares, model(images), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_between_and_to_decision_equal_whole_network_in_every_family(name):
+    model = small_model(*FAMILIES[name])
+    every = nodes.list_nodes(name, model)
+    start, behind = every[len(every) // 3], every[2 * len(every) // 3]
+    whole = nodes.front(model, [start, behind])(images_for(model))
+    found = nodes.between(model, start, [behind])(whole[start.name])[behind.name]
+    assert_same(found, whole[behind.name])
+    expected = nodes.to_decision(model)(images_for(model))
+    for node in (start, behind):
+        assert_same(nodes.to_decision(model, node)(whole[node.name]), expected)
+
+
+def test_to_decision_of_the_last_node_gives_its_maps():
+    model, node = model_of("inception_v3"), listed("inception_v3")["avg_pool"]
+    features = np.random.default_rng(0).normal(size=(3, 2048)).astype(np.float32)
+    np.testing.assert_array_equal(nodes.to_decision(model, node)(features), features)
+
+
+@pytest.mark.parametrize("asked", ["mixed_8", "mixed_9"])
+def test_between_node_that_lies_not_behind_raises_naming_both(asked):
+    model, found = model_of("inception_v3"), listed("inception_v3")
+    message = f"node {asked} does not lie behind mixed_9; extract it from the images, or from a"
+    with pytest.raises(NodeError, match=message):
+        nodes.between(model, found["mixed_9"], [found["mixed_10"], found[asked]])
+
+
+def test_between_shares_the_networks_weights_and_takes_those_that_lie_between():
+    model, found = model_of("inception_v3"), listed("inception_v3")
+    part = nodes.between(model, found["mixed_8"], [found["mixed_10"]])
+    inside = found["mixed_8"].tail_params - found["mixed_10"].tail_params
+    assert part.count_params() == inside > 0
+    assert {id(w) for w in part.weights} <= {id(w) for w in model.weights}
+
+
 def test_tail_trained_leaves_the_network_alone():
     model = small_model("MobileNetV2", 32)
     before = [w.copy() for w in model.get_weights()]

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pipelines.storage.order import epoch_windows, plain_windows
+from pipelines.storage.order import batches, epoch_windows, plain_windows
 
 SIZES = {
     "one": [7],
@@ -99,3 +99,47 @@ def test_plain_windows_are_the_plans_order():
     assert [window.groups.tolist() for window in windows] == [[0], [1], [2]]
     assert [window.rows.tolist() for window in windows] == [[0, 1, 2], [0], [0, 1]]
     assert [window.start for window in windows] == [0, 3, 4]
+
+
+def positions(windows, batch_size, first_row=0):
+    """Return for each batch the positions of its rows within the epoch."""
+    place = [
+        {int(row): window.start + i for i, row in enumerate(window.rows)} for window in windows
+    ]
+    return [
+        [place[number][int(row)] for number, rows in pieces for row in rows]
+        for pieces in batches(windows, batch_size, first_row)
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 40, 100])
+@pytest.mark.parametrize("group_rows", SIZES.values(), ids=SIZES)
+def test_batches_are_the_windows_rows_cut_evenly(group_rows, batch_size):
+    num_rows = sum(group_rows)
+    expected = [
+        list(range(start, min(start + batch_size, num_rows)))
+        for start in range(0, num_rows, batch_size)
+    ]
+    assert positions(epoch_windows(group_rows, 9, 1, 2), batch_size) == expected
+    assert positions(plain_windows(group_rows), batch_size) == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batches_from_any_row_are_those_behind_it(batch_size):
+    windows = epoch_windows(SIZES["last shorter"], 9, 1, 2)
+    for first_row in range(sum(SIZES["last shorter"]) + 2):
+        rows = [row for batch in positions(windows, batch_size, first_row) for row in batch]
+        assert rows == list(range(first_row, sum(SIZES["last shorter"])))
+
+
+def test_batches_have_one_piece_a_window():
+    windows = plain_windows([3, 1, 2, 4])
+    assert [[number for number, _ in pieces] for pieces in batches(windows, 5)] == [
+        [0, 1, 2],
+        [2, 3],
+    ]
+
+
+def test_batches_without_rows_are_none():
+    assert list(batches(plain_windows([]), 5)) == []
+    assert list(batches(epoch_windows([], 5, 0, 0), 5)) == []

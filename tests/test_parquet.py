@@ -77,6 +77,19 @@ def test_table_writer_columns_have_no_dictionary_and_no_statistics(tmp_path):
         assert column.compression == "ZSTD"
 
 
+def test_table_writer_footers_hash_is_of_the_files_end(tmp_path):
+    writer = write(tmp_path / "a.parquet", "zstd")
+    content = (tmp_path / "a.parquet").read_bytes()
+    assert writer.footer_sha256 == hashlib.sha256(content[footer_start(content) :]).hexdigest()
+
+
+def test_table_writer_note_stands_in_the_footer(tmp_path):
+    with parquet.table_writer(tmp_path / "a.parquet", SCHEMA, "none") as writer:
+        writer.note("where", "hier ü")
+        writer.write(make_columns(3))
+    assert pq.read_metadata(tmp_path / "a.parquet").metadata[b"where"] == "hier ü".encode()
+
+
 def test_table_writer_no_rows_is_a_whole_file(tmp_path):
     writer = write(tmp_path / "a.parquet", num_groups=0)
     assert writer.num_rows == 0
@@ -144,8 +157,21 @@ def test_open_file_cut_short_is_an_error(tmp_path, kept):
     path = tmp_path / "a.parquet"
     write(path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ShardError, match=r"a\.parquet: cannot be opened: .*; delete it and run"):
+    with pytest.raises(ShardError, match=r"a\.parquet: cannot be opened: .*; run `bottleneck ver"):
         parquet.open_file(path)
+
+
+def test_open_file_any_bit_of_the_footer_flipped_is_an_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    footer_sha256 = write(path).footer_sha256
+    content = path.read_bytes()
+    parquet.open_file(path, footer_sha256=footer_sha256).close()
+    for bit in np.random.default_rng(2).integers(8 * footer_start(content), 8 * len(content), 100):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(ShardError, match=r"a\.parquet: damaged: its footer is not what was"):
+            parquet.open_file(path, footer_sha256=footer_sha256)
 
 
 def test_open_file_missing_is_an_error(tmp_path):
@@ -186,6 +212,6 @@ def test_group_rows_other_than_the_receipt_is_an_error(tmp_path):
     write(path)
     with (
         parquet.open_file(path) as file,
-        pytest.raises(ShardError, match=r"a\.parquet: 60 rows, its receipt says 61; delete it"),
+        pytest.raises(ShardError, match=r"a\.parquet: 60 rows, its receipt says 61; run `bott"),
     ):
         parquet.group_rows(path, file, 61)

@@ -42,7 +42,7 @@ def test_point_latest_sweeps_what_a_killed_one_left(tmp_path):
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
         "first",
         "latest.json",
-        ".lock",
+        ".lock.guard",
     }
 
 

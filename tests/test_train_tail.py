@@ -174,6 +174,26 @@ def test_train_tail_streamed_and_resident_give_the_same_weights(trained, pooled)
         assert (pooled / name).read_bytes() == (trained[0] / name).read_bytes()
 
 
+def test_train_tail_of_both_formats_gives_the_same_weights(tmp_path):
+    made = {"dtype": "float16", "encoding": "sparse", "rows": {"train": 20, "val": 8}}
+    for format in ("parquet", "tfrecord"):
+        folder = tmp_path / format / "features" / "avg_pool"
+        make_cache(folder, lite0(), POOLED, format=format, **made)
+        train(tmp_path / format)
+    files = [tree(tmp_path / f / "runs/avg_pool/checkpoints") for f in ("parquet", "tfrecord")]
+    assert files[0] == files[1]
+
+
+def test_train_tail_where_sparse_maps_are_expanded_is_no_other_setting(trained, notes):
+    train(trained[0], notes, expand="host")
+    assert notes.said == ["nothing to do: run avg_pool is trained"]
+
+
+def test_train_tail_dense_cache_cannot_be_expanded_on_the_device(pooled):
+    with pytest.raises(ConfigError, match="the cache's encoding is dense"):
+        train(pooled, expand="device")
+
+
 def test_train_tail_without_node_among_several_caches_raises_listing_them(pooled):
     make_cache(pooled / "features" / MAPS, lite0(), (7, 7, 1152), rows={"train": 5})
     with pytest.raises(ManifestError, match=f"choose one with --node: avg_pool, {MAPS}"):
@@ -240,7 +260,8 @@ def test_train_tail_makes_its_run_the_latest_even_with_nothing_to_do(pooled):
 
 
 def test_train_tail_weights_of_another_network_raise(pooled):
-    plan = pooled / "features" / "avg_pool" / "plan.json"
-    plan.write_text(plan.read_text().replace(lite0().weights_sha256, "0" * 64))
+    for name in ("plan.json", "manifest.json"):
+        path = pooled / "features" / "avg_pool" / name
+        path.write_text(path.read_text().replace(lite0().weights_sha256, "0" * 64))
     with pytest.raises(ManifestError, match="made with other weights than imagenet has now"):
         train(pooled)

@@ -205,5 +205,5 @@ def test_rows_column_lost_from_the_footer_is_an_error(variants_dir):
 
 def test_read_rows_other_number_than_the_receipt_says_is_an_error(variants_dir):
     receipt = dataclasses.replace(open_all(variants_dir).receipts[0], num_rows=7)
-    with pytest.raises(ShardError, match=r"\d+ rows, its receipt says 7; delete it"):
+    with pytest.raises(ShardError, match=r"\d+ rows, its receipt says 7; run `bottleneck verify"):
         list(variants.read_rows(variants_dir, [receipt], NAMES, 0, 3))

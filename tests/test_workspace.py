@@ -54,6 +54,18 @@ def message_of(folder: Path, text: str | bytes) -> str:
             "[extract] batch_size: True is not allowed; allowed: 1 or more",
         ),
         (
+            '[extract]\nshard_size = "12 mb"',
+            "[extract] shard_size: '12 mb' is not allowed; allowed: a size such as 128MB",
+        ),
+        (
+            "[extract]\nshard_size = 0",
+            "[extract] shard_size: 0 is not allowed; allowed: a size such as 128MB",
+        ),
+        (
+            '[extract]\ndtype = "float64"',
+            "[extract] dtype: 'float64' is not allowed; allowed: float32, float16 or uint8",
+        ),
+        (
             '[train-tail]\nrun = "a/b"',
             "[train-tail] run: 'a/b' is not allowed; allowed: a plain name",
         ),
@@ -73,6 +85,7 @@ def test_read_file_value_not_allowed_names_key_value_and_what_is(text, message, 
     [
         ("[compress]\nqualitys = [10]", "[compress] unknown key qualitys; did you mean qualities?"),
         ("[compress]\nmax-bad-share = 1", "unknown key max-bad-share; did you mean max_bad_share?"),
+        ("[extract]\nshardsize = 1", "unknown key shardsize; did you mean shard_size?"),
         ("[train-tail]\nlearn_rate = 1", "unknown key learn_rate; did you mean learning_rate?"),
         ("[comprss]\n", "unknown key comprss; did you mean compress?"),
         ("[train_tail]\n", "unknown key train_tail; did you mean train-tail?"),
@@ -80,7 +93,7 @@ def test_read_file_value_not_allowed_names_key_value_and_what_is(text, message, 
         ("qualities = [10]", "unknown key qualities; it belongs in [compress]"),
         (
             "[eval]\nnode = 'a'",
-            "[eval] unknown key node; it belongs in [extract] or in [train-tail]",
+            "[eval] unknown key node; it belongs in [extract] or in [train-tail] or in [stats]",
         ),
         ("[extract]\nseed = 1", "[extract] unknown key seed; it belongs above the tables"),
         ("[eval]\nxyzzy = 1", "[eval] unknown key xyzzy; known keys: run, split"),

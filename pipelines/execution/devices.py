@@ -57,6 +57,13 @@ def configure() -> dict[str, Any]:
     }
 
 
+def has_gpu() -> bool:
+    """Tell whether TensorFlow runs on a GPU; call it behind `configure`."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
 def make_deterministic() -> None:
     """Let TensorFlow run only operations that give the same numbers every time."""
     import tensorflow as tf

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
+from pipelines.storage.locks import Lock
 from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def run_tasks(
     outputs: Sequence[Output],
     engine: Callable[[Sequence[Work]], Generator[tuple[Work, Sequence[Receipt]], None, None]],
     check: Callable[[], None] = lambda: None,
+    held: Sequence[Lock] = (),
 ) -> None:
     """Have the shards made that have no receipt that holds, then publish the manifests.
 
@@ -51,10 +53,13 @@ def run_tasks(
         engine: does the pieces of work it is given, in any order; gives each with its receipts, one
             an output, when the shards are on disk. A piece may be done twice without harm.
         check: called at the start and after each shard; may raise to stop the run.
+        held: the locks on the folders; a receipt is written by whoever still holds them.
     """
     check()
     with contextlib.closing(engine(_left(outputs))) as done:
         for work, receipts in done:
+            for lock in held:
+                lock.check()
             for output, receipt in zip(work.outputs, receipts, strict=True):
                 output.folder.commit(receipt)  # a crash loses one shard a worker at most
                 output.receipts[receipt.shard] = receipt

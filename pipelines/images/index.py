@@ -25,7 +25,7 @@ from pipelines.images.folders import first_few
 from pipelines.images.sources import Source
 from pipelines.progress import Progress
 from pipelines.storage import atomic, parquet
-from pipelines.storage.manifest import check_same, digest
+from pipelines.storage.fingerprint import check_same, digest
 
 FORMAT_VERSION = 1
 _HASH_CHUNK = 2_000  # files a hash shard: a few seconds of work that a kill can cost

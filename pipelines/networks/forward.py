@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,37 +54,93 @@ def prepare(
     return pixels
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The fixed shape of what runs forward at once: the last bits of numbers change with it.
+
+    Attributes:
+        num_images: images.
+        num_branches: versions of each.
+        shape: of one input, (side, side, 3) of pixels or a node's (height, width, channels).
+        protocol: scales uint8 pixels on the device; None where the inputs are feature maps.
+    """
+
+    num_images: int
+    num_branches: int
+    shape: tuple[int, ...]
+    protocol: preprocess.Protocol | None
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """Shape of the whole input array."""
+        return (self.num_images, self.num_branches, *self.shape)
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of the whole input array."""
+        return "float32" if self.protocol is None else "uint8"
+
+
 def build(
-    front: Any,
-    names: Sequence[str],
-    protocol: preprocess.Protocol,
-    num_images: int,
-    num_branches: int,
+    part: Any, names: Sequence[str], batch: Batch
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Compile the frozen part for one batch shape.
 
     Args:
-        front: keras model from scaled images to feature maps by node name.
+        part: keras model from scaled images or feature maps to feature maps by node name.
         names: of the nodes, in the order wanted.
-        protocol: of the backbone; only uint8 goes to the device, scaling happens there.
-        num_images: images a batch.
-        num_branches: versions an image.
+        batch: what goes in at once.
 
     Returns:
-        A function from uint8 (images, branches, size, size, 3) to a list of float32
-        (images, branches, *shape), one a node.
+        A function from arrays of `batch` to a list of float32 (images, branches, *shape), one a
+        node.
+    """
+
+    def compute(inputs: Any) -> list[Any]:
+        outputs = part(inputs, training=False)
+        return [outputs[name] for name in names]
+
+    run = _compile(batch, compute)
+    return lambda inputs: [output.numpy() for output in run(inputs)]
+
+
+def build_scores(
+    part: Any, kernel: np.ndarray, bias: np.ndarray, batch: Batch
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Compile the way to the decision layer's scores, before its softmax.
+
+    Args:
+        part: keras model from scaled images or feature maps to the decision layer's input.
+        kernel: float32 (D, classes).
+        bias: float32 (classes,).
+        batch: what goes in at once.
+
+    Returns:
+        A function from arrays of `batch` to float32 (images, branches, classes).
     """
     import tensorflow as tf
 
-    shape = (num_images, num_branches, protocol.size, protocol.size, 3)
+    def score(inputs: Any) -> list[Any]:
+        features = tf.reshape(part(inputs, training=False), (-1, kernel.shape[0]))
+        return [tf.matmul(features, kernel) + bias]
 
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
-    def run(pixels: Any) -> list[Any]:
-        images = tf.reshape(pixels, (num_images * num_branches, *shape[2:]))
-        outputs = front(preprocess.scale(tf.cast(images, tf.float32), protocol), training=False)
-        return [
-            tf.reshape(outputs[name], (num_images, num_branches, *outputs[name].shape[1:]))
-            for name in names
-        ]
+    run = _compile(batch, score)
+    return lambda inputs: run(inputs)[0].numpy()
 
-    return lambda pixels: [output.numpy() for output in run(tf.constant(pixels))]
+
+def _compile(
+    batch: Batch, compute: Callable[[Any], list[Any]]
+) -> Callable[[np.ndarray], list[Any]]:
+    """Fold the branches into the batch, compute, unfold them."""
+    import tensorflow as tf
+
+    folded = (batch.num_images, batch.num_branches)
+
+    @tf.function(input_signature=[tf.TensorSpec(batch.full_shape, batch.dtype)], autograph=False)
+    def run(arrays: Any) -> list[Any]:
+        inputs = tf.reshape(arrays, (-1, *batch.shape))
+        if batch.protocol is not None:
+            inputs = preprocess.scale(tf.cast(inputs, tf.float32), batch.protocol)
+        return [tf.reshape(out, (*folded, *out.shape[1:])) for out in compute(inputs)]
+
+    return lambda arrays: run(tf.constant(arrays, batch.dtype))

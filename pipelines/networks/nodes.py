@@ -138,6 +138,56 @@ def front(model: Any, nodes: Sequence[Node]) -> Any:
     return keras.Model(model.inputs[0], outputs, name=f"{model.name}_front")
 
 
+def between(model: Any, start: Node, nodes: Sequence[Node]) -> Any:
+    """Build the part that leads from one node to nodes behind it.
+
+    Args:
+        model: the whole network; its layers and weights are shared, not copied.
+        start: whose feature maps go in.
+        nodes: where to cut, at least one, each behind `start`.
+
+    Returns:
+        A keras Functional model with a dict of outputs, as `front` gives it.
+
+    Raises:
+        NodeError: a node does not lie behind `start`.
+    """
+    import keras
+
+    order = [operation.name for operation in model.operations]
+    for node in nodes:
+        if order.index(node.layer_name) <= order.index(start.layer_name):
+            raise NodeError(
+                f"{model.name}: node {node.name} does not lie behind {start.name}; extract it from "
+                "the images, or from a node in front of it"
+            )
+    outputs = {node.name: _operation(model, node).output for node in nodes}
+    name = f"{model.name}_between"
+    return keras.Model(_operation(model, start).output, outputs, name=name)
+
+
+def to_decision(model: Any, start: Node | None = None) -> Any:
+    """Build the way to the decision layer's input, from the images or from a node.
+
+    Args:
+        model: the whole network; its layers and weights are shared, not copied.
+        start: whose feature maps go in; None for images.
+
+    Returns:
+        A keras Functional model that gives (batch, D), or (batch, 1, 1, D) in front of a
+        convolution.
+    """
+    import keras
+
+    graph = graphs.analyse("", model)
+    begin = model.inputs[0] if start is None else _operation(model, start).output
+    end = graph.operations[graph.penultimate].output
+    if begin is end:
+        inputs = keras.Input(end.shape[1:], dtype="float32")
+        return keras.Model(inputs, keras.layers.Identity()(inputs))
+    return keras.Model(begin, end, name=f"{model.name}_to_decision")
+
+
 def tail(model: Any, node: Node) -> Any:
     """Build the trainable part: from a node's tensor to the classifier's input, flattened.
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 from pipelines.errors import ManifestError, ShardError
 
 _SUFFIX = ".tmp"
+_POLL_S = 0.02
 
 
 class HashingFile:
@@ -29,6 +31,7 @@ class HashingFile:
         self._file: BinaryIO | None = file
         self.size_bytes = 0
         self.sha256 = hashlib.sha256()
+        self._hashers = [self.sha256]
         self.closed = False
 
     def write(self, data: Any) -> int:
@@ -36,9 +39,14 @@ class HashingFile:
         view = memoryview(data).cast("B")
         if self._file is not None:
             self._file.write(view)
-            self.sha256.update(view)
             self.size_bytes += view.nbytes
+            for hasher in self._hashers:
+                hasher.update(view)
         return view.nbytes
+
+    def also_into(self, hasher: hashlib._Hash) -> None:
+        """Feed what is written from here on to one more hash."""
+        self._hashers.append(hasher)
 
     def abandon(self) -> None:
         """Drop whatever is still written: a Parquet writer writes its footer even when it dies."""
@@ -162,29 +170,41 @@ def sweep(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` for this process; the kernel lets go when the process ends, however it ends.
+def alone(folder: Path, name: str, *, wait_s: float) -> Iterator[None]:
+    """Run the block beside no other that is alone with this folder and name, in any process.
+
+    Where the file system knows no flock, and after `wait_s`, the block runs all the same.
 
     Args:
-        folder: made when missing.
-        wait: until another process lets go, for what takes a moment only.
+        folder: must be there.
+        name: of an empty file in it, which stays.
+        wait_s: for how long to wait for another; a block is to take a moment only.
 
     Raises:
-        ManifestError: another process holds it.
-        ShardError: the file system refuses.
+        ShardError: the file system refuses, here or in the block.
     """
-    make_folder(folder)
-    with contextlib.ExitStack() as stack:
+    try:
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            file = stack.enter_context((folder / ".lock").open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise ManifestError(
-                f"{folder}: another command is at work here; wait for it or stop it"
-            ) from None
-        except OSError as error:
-            raise ShardError(f"{folder}: cannot be locked: {error.strerror}") from error
-        yield
+            deadline = time.monotonic() + wait_s
+            with contextlib.suppress(OSError):
+                while not _flock(descriptor) and time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # by hand: a forked child has the descriptor, too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+    except OSError as error:
+        raise ShardError(f"{folder}: cannot be locked: {error.strerror}") from error
+
+
+def _flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
 
 
 def _unlink(path: Path) -> None:

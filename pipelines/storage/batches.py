@@ -1,23 +1,33 @@
-"""Batches of dense feature maps of one split, streamed from disk or from memory, in one order."""
+"""Batches of feature maps, streamed from disk or from memory, in one order, read ahead in threads.
+
+What is held: the cells of the window in use and of the next (`order.py`), and a bounded number of
+batches that are ready. None of it grows with the cache.
+"""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 
-from pipelines.errors import FeatureError, ShardError
-from pipelines.storage import features, parquet
-from pipelines.storage.order import Window, epoch_windows, plain_windows
+from pipelines.errors import ConfigError, FeatureError, ShardError
+from pipelines.storage import cells, formats
+from pipelines.storage.buffers import Buffers
+from pipelines.storage.held import Held, Piece
+from pipelines.storage.layout import Layout
+from pipelines.storage.order import Window, batches, epoch_windows, plain_windows
+from pipelines.storage.rows import Rows, Shard
 
-_AHEAD = 3  # batches, ready or being read, beside the one in use
+WINDOW_BYTES = 64 << 20  # of cells: what is shuffled together
+_AHEAD = 3  # batches, ready or being made, beside the one in use
 _AHEAD_BYTES = 128 << 20  # they take together at most, unless one alone takes more
+BatchT = TypeVar("BatchT")
 
 
 @dataclass(frozen=True)
@@ -25,9 +35,9 @@ class Batch:
     """Some images with their feature maps.
 
     Attributes:
-        features: (images, branches, *shape) float16 or float32, unitless.
-        labels: (images,) int32, class indices.
-        ids: (images,) the images' names; None in training, where nobody asks.
+        features: (images, branches, *shape), unitless.
+        labels: int32 (images,), class indices.
+        ids: the images' names.
     """
 
     features: np.ndarray
@@ -36,182 +46,278 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class SparseBatch:
+    """Some images with their feature maps still sparse, for expansion on the device.
+
+    Attributes:
+        masks: uint8 (images, branches, bytes), a bit a position of (channels, height, width), the
+            lowest first.
+        values: (nnz,) in the stored dtype, in the order of the masks' bits.
+        labels: int32 (images,), class indices.
+    """
+
+    masks: np.ndarray
+    values: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
 class Group:
-    """One row group of a shard."""
+    """Images of a shard that are read together.
 
-    path: Path
+    Attributes:
+        shard: the file.
+        index: of the group in it.
+        rows: int64, those of the group that are wanted; None for all.
+    """
+
+    shard: Shard
     index: int
-    num_rows: int
+    rows: np.ndarray | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Wanted images."""
+        return self.shard.group_rows(self.index) if self.rows is None else len(self.rows)
 
 
-class SplitReader:
-    """Batches of one split, in training order or in the plan's.
+@dataclass(frozen=True)
+class Settings:
+    """How a reader reads.
+
+    Attributes:
+        branches: names, in the order of the branch axis.
+        window_rows: images that are shuffled together, at least.
+        num_threads: that read, check and expand.
+    """
+
+    branches: tuple[str, ...]
+    window_rows: int
+    num_threads: int
+
+
+class FeatureReader:
+    """Batches of some images of a cache, in training order or in the plan's.
 
     Attributes:
         num_rows: images.
-        decoded_bytes: what the split takes in memory in the stored dtype.
+        layout: of the cache.
+        branches: names, in the order of the branch axis.
     """
 
-    def __init__(
-        self,
-        layout: features.Layout,
-        branches: tuple[str, ...],
-        groups: list[Group],
-        window_rows: int,
-    ) -> None:
-        self._layout = layout
-        self._branches = branches
-        self._groups = groups
-        self._window_rows = window_rows
-        self._group_rows = [group.num_rows for group in groups]
-        self._loaded: tuple[np.ndarray, np.ndarray] | None = None
+    def __init__(self, layout: Layout, groups: Sequence[Group], settings: Settings) -> None:
+        self.layout = layout
+        self.branches = settings.branches
+        self._groups = [group for group in groups if group.num_rows]
+        self._settings = settings
+        self._group_rows = [group.num_rows for group in self._groups]
+        self._loaded: Rows | None = None
+        self._buffers = Buffers()
         self.num_rows = sum(self._group_rows)
-        itemsize = np.dtype(layout.dtype).itemsize
-        self.decoded_bytes = self.num_rows * len(branches) * layout.num_values * itemsize
 
     def load(self) -> None:
-        """Decode the whole split into memory, in the stored dtype; the order does not change."""
-        shape = (self.num_rows, len(self._branches), *self._layout.shape)
-        maps, labels = np.empty(shape, self._layout.dtype), np.empty(self.num_rows, np.int32)
-        first = 0
-        for group in self._groups:
-            table = self._read([group], with_ids=False)
-            last = first + group.num_rows
-            maps[first:last], labels[first:last] = self._decode(table), table["label"].to_numpy()
-            first = last
-        self._loaded = (maps, labels)
+        """Read all images into memory, as cells; neither order nor numbers change."""
+        with ThreadPoolExecutor(self._settings.num_threads) as pool:
+            self._loaded = Rows.joined(list(pool.map(self._read, self._groups)))
 
     @property
     def is_loaded(self) -> bool:
-        """Tell whether the split is in memory."""
+        """Tell whether the images are in memory."""
         return self._loaded is not None
-
-    @property
-    def dtype(self) -> str:
-        """Dtype of the batches' features; in memory maps keep the dtype they are stored in."""
-        return self._layout.dtype if self.is_loaded else self._layout.decoded_dtype
 
     def num_steps(self, batch_size: int) -> int:
         """Return the steps of one epoch; the last batch may be smaller."""
         return -(-self.num_rows // batch_size)
 
-    def epoch(self, batch_size: int, seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        first_step: int = 0,
+        dtype: str = "float32",
+    ) -> Iterator[Batch]:
         """Give an epoch's batches from `first_step` on; a pure function of (seed, epoch).
 
+        Args:
+            batch_size: images a batch.
+            seed: of the order.
+            epoch: counted from 0.
+            first_step: the batches before it are neither given nor read.
+            dtype: "float32" or the stored one.
+
         Raises:
             ShardError: a shard is damaged.
         """
-        windows = epoch_windows(self._group_rows, self._window_rows, seed, epoch)
+        windows = epoch_windows(self._group_rows, self._settings.window_rows, seed, epoch)
+        return self._dense(windows, batch_size, first_step * batch_size, dtype)
+
+    def sparse_epoch(
+        self, batch_size: int, seed: int, epoch: int, first_step: int = 0
+    ) -> Iterator[SparseBatch]:
+        """Give the same batches as `epoch`, still sparse.
+
+        Raises:
+            ShardError: a shard is damaged.
+            ConfigError: the cache is dense.
+        """
+        self.check_sparse()
+        windows = epoch_windows(self._group_rows, self._settings.window_rows, seed, epoch)
         first = first_step * batch_size
-        if self._loaded is not None:
-            batches = self._from_memory(windows, batch_size, first)
-        else:
-            batches = self._from_disk(windows, batch_size, first, with_ids=False)
-        return _ahead(batches, self._num_ahead(batch_size))
+        return self._batches(
+            windows,
+            batch_size,
+            first,
+            self._to_sparse_batch,
+            self._num_ahead(batch_size, self.layout.dtype),
+        )
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Give all images once, in the plan's order, with their ids where read from disk.
+    def in_order(self, batch_size: int, dtype: str = "float32") -> Iterator[Batch]:
+        """Give all images once, in the plan's order, with their names.
 
         Raises:
             ShardError: a shard is damaged.
         """
+        return self._dense(plain_windows(self._group_rows), batch_size, 0, dtype)
+
+    def sparse_in_order(self, batch_size: int) -> Iterator[SparseBatch]:
+        """Give the same batches as `in_order`, still sparse.
+
+        Raises:
+            ShardError: a shard is damaged.
+            ConfigError: the cache is dense.
+        """
+        self.check_sparse()
         windows = plain_windows(self._group_rows)
+        return self._batches(
+            windows,
+            batch_size,
+            0,
+            self._to_sparse_batch,
+            self._num_ahead(batch_size, self.layout.dtype),
+        )
+
+    def check_sparse(self) -> None:
+        """Refuse a dense cache.
+
+        Raises:
+            ConfigError: the cache is dense.
+        """
+        if self.layout.encoding != "sparse":
+            raise ConfigError("the cache's encoding is dense; read dense batches")
+
+    def _batches(
+        self,
+        windows: Sequence[Window],
+        batch_size: int,
+        first_row: int,
+        make: Callable[[Sequence[Piece]], BatchT],
+        num_ahead: int,
+    ) -> Iterator[BatchT]:
+        """Make batches in threads, a bounded number ahead, the next window's cells beside them."""
+        ahead: deque[Future[BatchT]] = deque()
+        pool = ThreadPoolExecutor(self._settings.num_threads, thread_name_prefix="bottleneck")
+        try:
+            held: dict[int, Held] = {}
+            for pieces in batches(windows, batch_size, first_row):
+                last = pieces[-1][0]
+                for number in (*(number for number, _ in pieces), last + 1):
+                    if number not in held and number < len(windows):
+                        held[number] = self._hold(windows[number], pool)
+                for number, _ in pieces:
+                    held[number].read_all()
+                if last + 1 in held:  # spread over this window's batches
+                    share = len(windows[last + 1].groups) * batch_size / len(windows[last].rows)
+                    held[last + 1].read_more(int(share) + 1)
+                ahead.append(
+                    pool.submit(make, [Piece(held[number], rows) for number, rows in pieces])
+                )
+                for number in [n for n in held if n < last]:
+                    del held[number]
+                if len(ahead) > num_ahead:
+                    yield ahead.popleft().result()
+            held.clear()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _hold(self, window: Window, pool: ThreadPoolExecutor) -> Held:
         if self._loaded is not None:
-            return self._from_memory(windows, batch_size, 0)
-        batches = self._from_disk(windows, batch_size, 0, with_ids=True)
-        return _ahead(batches, self._num_ahead(batch_size))
-
-    def _num_ahead(self, batch_size: int) -> int:
-        itemsize = np.dtype(self.dtype).itemsize
-        batch_bytes = batch_size * len(self._branches) * self._layout.num_values * itemsize
-        return max(1, min(_AHEAD, _AHEAD_BYTES // batch_bytes))
-
-    def _from_memory(self, windows: list[Window], batch_size: int, first: int) -> Iterator[Batch]:
-        assert self._loaded is not None
-        maps, labels = self._loaded
-        starts = np.concatenate([[0], np.cumsum(self._group_rows)])
-        parts = []
-        for window in windows:
+            starts = np.concatenate([[0], np.cumsum(self._group_rows)])
             spans = [np.arange(starts[g], starts[g + 1]) for g in window.groups]
-            parts.append(np.concatenate(spans)[window.rows])
-        order = np.concatenate(parts)
-        for start in range(first, self.num_rows, batch_size):
-            rows = order[start : start + batch_size]
-            yield Batch(maps[rows], labels[rows])
+            return Held([], self._loaded, np.concatenate(spans))
+        groups = [self._groups[g] for g in window.groups]
+        return Held([partial(pool.submit, self._read, group) for group in groups])
 
-    def _from_disk(
-        self, windows: list[Window], batch_size: int, first: int, with_ids: bool
+    def _dense(
+        self, windows: Sequence[Window], batch_size: int, first_row: int, dtype: str
     ) -> Iterator[Batch]:
-        pieces: list[pa.Table] = []
-        waiting = 0
-        for window in windows:
-            skip = max(0, first - window.start)
-            if skip >= len(window.rows):
-                continue
-            table = self._read([self._groups[g] for g in window.groups], with_ids)
-            rows = window.rows[skip:]
-            used = 0
-            while used < len(rows):
-                taken = rows[used : used + batch_size - waiting]
-                pieces.append(table.take(pa.array(taken)))
-                used, waiting = used + len(taken), waiting + len(taken)
-                if waiting == batch_size:
-                    yield self._to_batch(pieces, with_ids)
-                    pieces, waiting = [], 0
-        if waiting:
-            yield self._to_batch(pieces, with_ids)
+        self.layout.check_dtype(dtype)
+        num_ahead = self._num_ahead(batch_size, dtype)
+        self._buffers.limit = num_ahead + 1
+        make = partial(self._to_batch, dtype)
+        return self._batches(windows, batch_size, first_row, make, num_ahead)
 
-    def _read(self, groups: Sequence[Group], with_ids: bool) -> pa.Table:
-        columns = [name for branch in self._branches for name in self._layout.columns(branch)]
-        wanted = [*(["id"] if with_ids else []), "label", *columns]
-        schema = self._layout.schema()
-        expected = pa.schema([schema.field(name) for name in wanted])
-        tables = []
-        for group in groups:
-            with parquet.reading(group.path), parquet.open_file(group.path, expected) as file:
-                tables.append(file.read_row_group(group.index, columns=wanted, use_threads=False))
-        # One chunk a column: take would lay the chunks end to end anew for every batch.
-        return pa.concat_tables(tables).combine_chunks()
+    def _num_ahead(self, batch_size: int, dtype: str) -> int:
+        itemsize = np.dtype(dtype).itemsize
+        num_maps = min(batch_size, self.num_rows) * len(self.branches)
+        batch_bytes = num_maps * self.layout.num_values * itemsize
+        wanted = max(_AHEAD, self._settings.num_threads)
+        return max(1, min(wanted, _AHEAD_BYTES // max(1, batch_bytes)))
 
-    def _decode(self, table: pa.Table) -> np.ndarray:
-        columns = {name: table[name].combine_chunks() for name in table.column_names}
+    def _read(self, group: Group) -> Rows:
+        return read_group(group, self.branches)
+
+    def _to_batch(self, dtype: str, pieces: Sequence[Piece]) -> Batch:
+        num_images = sum(len(piece.rows) for piece in pieces)
+        maps = self._buffers.empty((num_images, len(self.branches), *self.layout.shape), dtype)
+        labels, ids = np.empty(num_images, np.int32), []
+        start = 0
+        for piece in pieces:
+            held, rows = piece.content()
+            part = slice(start, start + len(rows))
+            self._decode(held, rows, maps[part])
+            labels[part] = held.labels[rows]
+            ids += [held.ids[row] for row in rows] if held.ids is not None else []
+            start += len(rows)
+        return Batch(maps, labels, ids)
+
+    def _decode(self, held: Rows, rows: np.ndarray, out: np.ndarray) -> None:
+        with self._naming():
+            cells.decode_into(out, held.cells, self.layout, self.branches, rows)
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Say in an error about cells in which cache they are."""
         try:
-            return features.decode(columns, self._layout, self._branches)
+            yield
         except FeatureError as error:
-            raise ShardError(f"{self._groups[0].path.parent}: {error}") from error
+            folder = self._groups[0].shard.path.parent
+            raise ShardError(f"{folder}: {error}; {formats.MEND}") from error
 
-    def _to_batch(self, pieces: list[pa.Table], with_ids: bool) -> Batch:
-        table = pa.concat_tables(pieces)
-        ids = table["id"].to_pylist() if with_ids else None
-        return Batch(self._decode(table), table["label"].to_numpy().astype(np.int32), ids)
+    def _to_sparse_batch(self, pieces: Sequence[Piece]) -> SparseBatch:
+        masks, values, labels = [], [], []
+        for piece in pieces:
+            held, rows = piece.content()
+            with self._naming():
+                found = cells.take_sparse(held.cells, self.layout, self.branches, rows)
+            masks.append(found.masks)
+            values.append(found.values)
+            labels.append(held.labels[rows])
+        return SparseBatch(np.concatenate(masks), np.concatenate(values), np.concatenate(labels))
 
 
-def _ahead(batches: Iterator[Batch], num_ahead: int) -> Iterator[Batch]:
-    """Read in a thread of its own, at most `num_ahead` batches ahead of the one in use."""
-    ready: queue.Queue[Any] = queue.Queue()
-    free = threading.Semaphore(num_ahead)
-    stopped = threading.Event()
+def read_group(group: Group, branches: Sequence[str]) -> Rows:
+    """Read the wanted images of a group, their cells checked for their lengths.
 
-    def work() -> None:
-        try:
-            while free.acquire() and not stopped.is_set():
-                batch = next(batches, None)
-                ready.put(batch)
-                if batch is None:
-                    return
-                del batch  # this thread holds none while it waits
-        except BaseException as error:
-            ready.put(error)
-
-    thread = threading.Thread(target=work, name="bottleneck-reader", daemon=True)
-    thread.start()
+    Raises:
+        ShardError: the shard is damaged.
+    """
+    shard = group.shard
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            free.release()
-            yield item
-    finally:
-        stopped.set()
-        free.release()
-        thread.join()
+        rows = formats.of(shard.layout).read_group(shard, group.index, branches, with_ids=True)
+        cells.check_shape(rows.cells, shard.layout, branches)
+    except FeatureError as error:
+        raise ShardError(f"{shard.path}: {error}; {formats.MEND}") from error
+    return rows if group.rows is None else rows.taken(group.rows)

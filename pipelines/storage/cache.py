@@ -1,16 +1,25 @@
-"""A bottleneck cache on disk: found, opened, checked; its splits are read by `batches.py`."""
+"""A bottleneck cache on disk: found, opened, checked, read in batches or image by image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipelines.errors import ConfigError, ManifestError
-from pipelines.storage import features, parquet
-from pipelines.storage.batches import Group, SplitReader
-from pipelines.storage.manifest import ShardFolder
+import numpy as np
 
-WINDOW_BYTES = 64 << 20  # of shards, about: what is shuffled together
+from pipelines.errors import ConfigError, FeatureError, ManifestError, ShardError
+from pipelines.storage import cells, formats
+from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Group, Settings, read_group
+from pipelines.storage.layout import FORMAT_VERSION, Layout
+from pipelines.storage.manifest import Plan, Receipt, ShardFolder
+from pipelines.storage.rows import Shard
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_THREADS = 2  # one reads and expands while the other waits for the disk
 
 
 class FeatureCache:
@@ -19,9 +28,11 @@ class FeatureCache:
     Attributes:
         path: its folder.
         node: the pivotal node's name.
-        layout: shape, branches, dtype and encoding.
+        layout: shape, branches, dtype, encoding and format.
         classes: class names, in the order of the labels.
         fingerprint: what the cache was made from.
+        details: what its plan publishes for readers.
+        receipts: of the shards, in the plan's order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,21 +44,30 @@ class FeatureCache:
         """
         self.path = path
         command = f"bottleneck extract --node {path.name}"
-        plan, self._receipts = ShardFolder(path).read_manifest(
-            "features", features.FORMAT_VERSION, command
-        )
-        self.node = str(plan.details["node"])
-        self.layout = features.Layout.from_json(plan.details)
-        self.classes = tuple(plan.details["classes"])
+        plan, self.receipts = ShardFolder(path).read_manifest("features", FORMAT_VERSION, command)
         self.fingerprint = plan.fingerprint
         self.details = plan.details
-        self._shards_of: dict[str, list[int]] = {}
-        for i, task in enumerate(plan.tasks):
-            self._shards_of.setdefault(task.split, []).append(i)
+        self._splits = [task.split for task in plan.tasks]
+        self._places: dict[str, tuple[int, int]] | None = None
+        try:
+            self.node = str(plan.details["node"])
+            self.layout = Layout.from_json(plan.details, plan.format_version)
+            self.classes = tuple(plan.details["classes"])
+            self._shards = shards_of(path, plan, self.receipts)
+            self._bytes_a_row = self._row_bytes()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{path}: damaged: {error!r}; run `bottleneck verify --repair`, then `{command}`"
+            ) from error
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that have images."""
+        return tuple(dict.fromkeys(self._splits))
 
     def num_rows(self, split: str) -> int:
         """Return the number of images of a split; 0 where there is none."""
-        return sum(self._receipts[i].num_rows for i in self._shards_of.get(split, []))
+        return sum(shard.num_rows for shard in self._of_splits([split]))
 
     def choose_branches(self, asked: Sequence[str]) -> tuple[str, ...]:
         """Turn a setting into branch names: "all", or names in any order.
@@ -67,33 +87,190 @@ class FeatureCache:
                 )
         return tuple(name for name in self.layout.branches if name in asked)
 
-    def split(self, name: str, branches: Sequence[str], budget_bytes: int) -> SplitReader:
-        """Return a reader of one split's images.
+    def reader(
+        self,
+        splits: str | Sequence[str],
+        branches: Sequence[str] = ("all",),
+        rows: np.ndarray | None = None,
+        num_threads: int = _THREADS,
+    ) -> FeatureReader:
+        """Return a reader of some images; of the shards, only what it needs is read.
+
+        Args:
+            splits: one split's name or several, which are laid end to end.
+            branches: names in any order, or "all"; batches have them in the cache's order.
+            rows: int64, which images of those splits, counted from 0, each once; None for all.
+            num_threads: that read, check and expand, beside the one that takes the batches.
+
+        Raises:
+            ManifestError: the splits have no images.
+            ConfigError: a branch or a row is not in the cache.
+        """
+        names = [splits] if isinstance(splits, str) else list(splits)
+        shards = self._of_splits(names)
+        if not any(shard.num_rows for shard in shards):
+            raise ManifestError(f"{self.path}: no images in split {', '.join(names)}")
+        groups = [Group(shard, g) for shard in shards for g in range(shard.num_groups)]
+        if rows is not None:
+            groups = _select(groups, np.asarray(rows, np.int64), self.path)
+        window_rows = max(1, int(WINDOW_BYTES / self._bytes_a_row))
+        settings = Settings(self.choose_branches(branches), window_rows, num_threads)
+        return FeatureReader(self.layout, groups, settings)
+
+    def split(self, name: str, branches: Sequence[str], budget_bytes: int) -> FeatureReader:
+        """Return a reader of one split, which is kept in memory when that fits a budget.
 
         Args:
             name: train, val or test.
-            branches: which branches, in the order of the branch axis.
-            budget_bytes: keep the split decoded in memory when it fits.
+            branches: names in any order, or "all".
+            budget_bytes: of memory, for the maps as they are stored.
 
         Raises:
             ManifestError: the split has no images.
             ShardError: a shard is damaged.
         """
-        if not self.num_rows(name):
-            raise ManifestError(f"{self.path}: no images in split {name}")
-        groups = []
-        for i in self._shards_of[name]:
-            path = self.path / self._receipts[i].shard
-            with parquet.open_file(path) as file:
-                counts = parquet.group_rows(path, file, self._receipts[i].num_rows)
-            groups += [Group(path, g, count) for g, count in enumerate(counts)]
-        num_rows = sum(receipt.num_rows for receipt in self._receipts)
-        row_bytes = sum(receipt.size_bytes for receipt in self._receipts) / num_rows
-        window_rows = max(1, int(WINDOW_BYTES / row_bytes))
-        reader = SplitReader(self.layout, tuple(branches), groups, window_rows)
-        if reader.decoded_bytes <= budget_bytes:
+        reader = self.reader(name, branches)
+        if self.resident_bytes(name, branches) <= budget_bytes:
             reader.load()
         return reader
+
+    def resident_bytes(self, split: str, branches: Sequence[str]) -> int:
+        """Return about what a split takes in memory as cells, for some branches."""
+        share = len(self.choose_branches(branches)) / len(self.layout.branches)
+        return int(self.num_rows(split) * self._bytes_a_row * share)
+
+    def dataset(
+        self,
+        splits: str | Sequence[str],
+        batch_size: int,
+        branches: Sequence[str] = ("all",),
+        rows: np.ndarray | None = None,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        first_step: int = 0,
+        is_sparse: bool = False,
+    ) -> tf.data.Dataset:
+        """Return batches as tf.data, in the plan's order or, with a seed, in training's.
+
+        Args:
+            splits: one split's name or several, which are laid end to end.
+            batch_size: images a batch; the last may have fewer.
+            branches: names in any order, or "all".
+            rows: int64, which images of those splits, as for `reader`.
+            seed: of the order; None for the plan's.
+            epoch: counted from 0; with a seed only.
+            first_step: batches before it are neither given nor read; with a seed only.
+            is_sparse: give masks and values, for `datasets.expand` in the training step.
+
+        Returns:
+            Pairs (features float32 (images, branches, *shape), labels int32 (images,)), or triples
+            (masks uint8 (images, branches, bytes), values (nnz,) in the stored dtype, labels).
+
+        Raises:
+            ManifestError: the splits have no images.
+            ConfigError: a branch or a row is not in the cache, or it is dense and `is_sparse`.
+        """
+        from pipelines.storage import datasets
+
+        reader = self.reader(splits, branches, rows)
+        if is_sparse:
+            reader.check_sparse()
+        return datasets.dataset(
+            reader,
+            batch_size,
+            seed=seed,
+            epoch=epoch,
+            first_step=first_step,
+            is_sparse=is_sparse,
+        )
+
+    def read(
+        self, ids: Sequence[str], branches: Sequence[str] = ("all",), dtype: str = "float32"
+    ) -> np.ndarray:
+        """Read some images by name; the first call finds out where each image is.
+
+        Args:
+            ids: names, in the order wanted.
+            branches: names in any order, or "all".
+            dtype: "float32" or the stored one.
+
+        Returns:
+            (images, branches, *shape) in `dtype`, branches in the cache's order.
+
+        Raises:
+            ConfigError: an image or a branch is not in the cache, or it has another dtype.
+            ShardError: a shard is damaged.
+        """
+        chosen = self.choose_branches(branches)
+        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for i, name in enumerate(ids):
+            shard, row = self._find(name)
+            group, row = divmod(row, self.layout.rows_per_group)
+            wanted.setdefault((shard, group), []).append((i, row))
+        self.layout.check_dtype(dtype)
+        out = np.empty((len(ids), len(chosen), *self.layout.shape), dtype)
+        for (shard, group), found in wanted.items():
+            images, rows = (np.array(side) for side in zip(*found, strict=True))
+            held = read_group(Group(self._shards[shard], group), chosen)
+            try:
+                out[images] = cells.decode(held.cells, self.layout, chosen, rows, dtype)
+            except FeatureError as error:
+                path = self._shards[shard].path
+                raise ShardError(f"{path}: {error}; {formats.MEND}") from error
+        return out
+
+    def _of_splits(self, names: Sequence[str]) -> list[Shard]:
+        return [
+            shard
+            for name in names
+            for split, shard in zip(self._splits, self._shards, strict=True)
+            if split == name
+        ]
+
+    def _row_bytes(self) -> float:
+        """Return what an image takes in memory as cells, about; the same for any branches."""
+        num_rows = max(1, sum(receipt.num_rows for receipt in self.receipts))
+        num_values = sum(receipt.stats["num_values"] for receipt in self.receipts)
+        if self.layout.encoding == "dense":
+            return max(1.0, num_values * self.layout.itemsize / num_rows)
+        nnz = sum(receipt.stats["nnz"] for receipt in self.receipts)
+        masks = len(self.layout.branches) * self.layout.mask_bytes
+        return max(1.0, masks + nnz * self.layout.itemsize / num_rows)
+
+    def _find(self, name: str) -> tuple[int, int]:
+        if self._places is None:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                lists = list(pool.map(formats.of(self.layout).read_ids, self._shards))
+            self._places = {
+                found: (shard, row)
+                for shard, names in enumerate(lists)
+                for row, found in enumerate(names)
+            }
+        if name not in self._places:
+            raise ConfigError(f"{self.path}: no image {name}; names are those of the source")
+        return self._places[name]
+
+
+def shards_of(path: Path, plan: Plan, receipts: Sequence[Receipt]) -> list[Shard]:
+    """Return the shards of a cache as its plan and receipts describe them."""
+    layout, identity = Layout.from_json(plan.details, plan.format_version), plan.identity
+    return [
+        Shard(
+            path / receipt.shard,
+            f"{identity}/{receipt.shard}",
+            layout,
+            receipt.num_rows,
+            receipt.footer_sha256,
+        )
+        for receipt in receipts
+    ]
+
+
+def shard_of(path: Path, plan: Plan, name: str) -> Shard:
+    """Return a shard that is to be written."""
+    layout = Layout.from_json(plan.details, plan.format_version)
+    return Shard(path / name, f"{plan.identity}/{name}", layout)
 
 
 def find_cache(features_dir: Path, node: str) -> FeatureCache:
@@ -127,3 +304,18 @@ def find_cache(features_dir: Path, node: str) -> FeatureCache:
 def loosely(name: str) -> str:
     """Spell a node's name so that `mixed9` and `mixed_9` are the same."""
     return name.replace("_", "").lower()
+
+
+def _select(groups: Sequence[Group], rows: np.ndarray, path: Path) -> list[Group]:
+    """Keep of each group the rows that are wanted."""
+    counts = [group.num_rows for group in groups]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    wanted = np.unique(rows)
+    if len(wanted) != len(rows) or (len(wanted) and not 0 <= wanted[0] <= wanted[-1] < starts[-1]):
+        raise ConfigError(f"{path}: rows are not from 0 to {starts[-1] - 1}, each once")
+    cuts = np.searchsorted(wanted, starts)
+    return [
+        Group(group.shard, group.index, wanted[cuts[i] : cuts[i + 1]] - starts[i])
+        for i, group in enumerate(groups)
+        if cuts[i] < cuts[i + 1]
+    ]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.errors import ManifestError
-from pipelines.storage import features
 from pipelines.storage.cache import loosely
+from pipelines.storage.layout import FORMAT_VERSION
 from pipelines.storage.manifest import Plan, ShardFolder
 
 
 def read_plan(folder: ShardFolder, overwrite: bool) -> Plan | None:
     """Return the published plan; None where there is none, or a damaged one may be replaced."""
     try:
-        return folder.read_plan("features", features.FORMAT_VERSION)
+        return folder.read_plan("features", FORMAT_VERSION)
     except ManifestError:
         if not overwrite:
             raise

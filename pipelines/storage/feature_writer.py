@@ -1,83 +1,81 @@
-"""Writing a bottleneck cache: the choice of its layout, and one shard after another."""
+"""Writing a bottleneck cache, one shard after another."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from pipelines.storage import features, parquet
-from pipelines.storage.features import Layout
+from pipelines.storage import formats
+from pipelines.storage.cells import EncodedRows
 from pipelines.storage.manifest import Receipt
-
-_GROUP_BYTES = 8 << 20  # a row group, the unit of shuffled reading: some hundred per GB
-
-
-def choose_layout(probe: np.ndarray, layout: Layout) -> tuple[Layout, dict[str, int]]:
-    """Take the encoding that is smaller on the probe, and row groups of about 8 MiB.
-
-    Args:
-        probe: float32 (images, branches, *shape), feature maps of the first images.
-        layout: shape, branches and dtype; its `rows_per_group` is the batch size that the chosen
-            one is a multiple of.
-
-    Returns:
-        The layout, and the probe's bytes on disk in each encoding that is possible.
-    """
-    names = ["dense", "sparse"] if features.can_be_sparse(layout.shape) else ["dense"]
-    layouts = {name: dataclasses.replace(layout, encoding=name) for name in names}
-    sizes = {name: features.measure(probe, layouts[name]) for name in names}
-    best = min(names, key=lambda name: sizes[name])
-    batches = _GROUP_BYTES * len(probe) // max(1, sizes[best]) // layout.rows_per_group
-    rows_per_group = max(1, batches) * layout.rows_per_group
-    return dataclasses.replace(layouts[best], rows_per_group=rows_per_group), sizes
+from pipelines.storage.rows import Rows, Shard
 
 
 class FeatureWriter:
-    """Gathers encoded batches into row groups."""
+    """Gathers encoded batches into groups."""
 
-    def __init__(self, table: parquet.TableWriter, layout: Layout) -> None:
-        self._table = table
-        self._layout = layout
-        self._batches: list[list[pa.Array]] = []
+    def __init__(self, writer: formats.Writer, shard: Shard) -> None:
+        self._writer = writer
+        self._shard = shard
+        self._waiting: list[Rows] = []
+        self._num_waiting = 0
         self._num_rows = 0
-        self._nnz = 0
+        self._nnz = np.zeros(len(shard.layout.branches), np.int64)
+        self._num_clipped = 0
 
-    def add(self, ids: Sequence[str], labels: Sequence[int], encoded: features.EncodedRows) -> None:
-        """Append some images; a row group is written when it is full."""
-        fixed = [pa.array(ids, pa.string()), pa.array(labels, pa.int32())]
-        self._batches.append([*fixed, *encoded.columns])
+    def add(self, ids: Sequence[str], labels: Sequence[int], encoded: EncodedRows) -> None:
+        """Append some images; a group is written when it is full."""
+        self._waiting.append(Rows(np.asarray(labels, np.int32), encoded.cells, ids))
+        self._num_waiting += len(ids)
         self._num_rows += len(ids)
         self._nnz += encoded.nnz
-        if self._num_rows >= self._layout.rows_per_group:
-            self.flush()
+        self._num_clipped += encoded.num_clipped
+        if self._num_waiting >= self._shard.layout.rows_per_group:
+            self._write(self._shard.layout.rows_per_group)
 
-    def flush(self) -> None:
-        """Write what is gathered as a row group."""
-        if self._batches:
-            self._table.write([pa.concat_arrays(c) for c in zip(*self._batches, strict=True)])
-        self._batches, self._num_rows = [], 0
+    def finish(self) -> None:
+        """Write what is left."""
+        if self._num_waiting:
+            self._write(1)
 
-    def receipt(self, shard: str) -> Receipt:
+    def _write(self, at_least: int) -> None:
+        """Write groups while there are so many rows."""
+        rows, size = Rows.joined(self._waiting), self._shard.layout.rows_per_group
+        start = 0
+        while len(rows) - start >= at_least:
+            self._writer.write(rows.part(start, min(start + size, len(rows))))
+            start = min(start + size, len(rows))
+        self._waiting = [rows.part(start, len(rows))] if start < len(rows) else []
+        self._num_waiting = len(rows) - start
+
+    def receipt(self) -> Receipt:
         """Return the receipt of the shard, once it is durably there."""
-        file, num_rows = self._table.file, self._table.num_rows
-        num_values = num_rows * len(self._layout.branches) * self._layout.num_values
-        stats = {"nnz": self._nnz, "num_values": num_values}
-        return Receipt(shard, num_rows, file.size_bytes, file.sha256.hexdigest(), stats=stats)
+        layout, file = self._shard.layout, self._writer.file
+        return Receipt(
+            self._shard.path.name,
+            self._num_rows,
+            file.size_bytes,
+            file.sha256.hexdigest(),
+            stats={
+                "num_values": self._num_rows * len(layout.branches) * layout.num_values,
+                "nnz": int(self._nnz.sum()),
+                "nnz_by_branch": self._nnz.tolist(),
+                "num_clipped": self._num_clipped,
+            },
+            footer_sha256=self._writer.footer_sha256,
+        )
 
 
 @contextlib.contextmanager
-def open_shard(path: Path, layout: Layout) -> Iterator[FeatureWriter]:
-    """Write one feature shard atomically.
+def open_shard(shard: Shard) -> Iterator[FeatureWriter]:
+    """Write one shard of a cache atomically, in the format that its layout says.
 
     Raises:
         ShardError: the disk refuses.
     """
-    with parquet.table_writer(path, layout.schema(), features.COMPRESSION) as table:
-        writer = FeatureWriter(table, layout)
+    with formats.of(shard.layout).open_writer(shard) as file:
+        writer = FeatureWriter(file, shard)
         yield writer
-        writer.flush()
+        writer.finish()

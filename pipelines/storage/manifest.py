@@ -11,19 +11,24 @@ files holds a time, a host or a process number: the same inputs give the same by
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import atomic
+from pipelines.storage.fingerprint import digest
 
 PLAN, MANIFEST, RECEIPTS = "plan.json", "manifest.json", "receipts"
-_SHA256 = re.compile("[0-9a-f]{64}")
+CUT_CHECK = "cut-check.json"
+_CHECKSUM = "receipt_sha256"
+_IDENTITY_DIGITS = 16
+
+
+class ForeignError(ManifestError):
+    """A plan that is not this program's: of another kind, or of a newer format."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Receipt:
         sha256: of the file's bytes, hexadecimal.
         quarantined: (id, reason) of each image that was left out.
         stats: counts that the stage sums up in its summary.
+        footer_sha256: of the end of a file that has no checksum of its own, where there is one.
     """
 
     shard: str
@@ -57,7 +63,13 @@ class Receipt:
     size_bytes: int
     sha256: str
     quarantined: tuple[tuple[str, str], ...] = ()
-    stats: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    stats: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    footer_sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the receipt as JSON-able values, without what it has not."""
+        value = dataclasses.asdict(self)
+        return {key: item for key, item in value.items() if item is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +100,24 @@ class Plan:
             "shards": [dataclasses.asdict(task) for task in self.tasks],
         }
 
+    @property
+    def identity(self) -> str:
+        """A few digits that no plan of another content has; shards hold them."""
+        return digest(self.to_json())[:_IDENTITY_DIGITS]
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
-        """Build a plan from `to_json`'s values."""
+        """Build a plan from `to_json`'s values.
+
+        Raises:
+            ValueError: a shard does not lie in the plan's folder.
+        """
         return cls(
             value["kind"],
             value["format_version"],
             value["fingerprint"],
             value["details"],
-            tuple(Task(**task) for task in value["shards"]),
+            tuple(_to_task(task) for task in value["shards"]),
         )
 
 
@@ -110,29 +131,31 @@ class ShardFolder:
         """Return the published plan, None where there is none.
 
         Raises:
-            ManifestError: another kind of folder, or a newer format than this version reads.
+            ForeignError: another kind of folder, or a newer format than this version reads.
+            ManifestError: the plan is damaged.
         """
         path = self.path / PLAN
         if not path.exists():
             return None
         value = atomic.read_json(path)
         if not isinstance(value, dict) or value.get("kind") != kind:
-            raise ManifestError(f"{path}: no plan of {kind}; choose another folder")
+            raise ForeignError(f"{path}: no plan of {kind}; choose another folder")
         try:
             if value["format_version"] > newest_version:
-                raise ManifestError(
+                raise ForeignError(
                     f"{path}: format version {value['format_version']}, this program reads up to "
                     f"{newest_version}; update it"
                 )
             return Plan.from_json(value)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(
                 f"{path}: damaged: {error!r}; start over with --overwrite"
             ) from error
 
     def publish(self, plan: Plan) -> None:
-        """Write plan.json, before any shard; receipts of a plan that is gone prove nothing."""
+        """Write plan.json, before any shard; what a plan that is gone has left proves nothing."""
         (self.path / MANIFEST).unlink(missing_ok=True)
+        (self.path / CUT_CHECK).unlink(missing_ok=True)
         if (self.path / RECEIPTS).is_dir():
             shutil.rmtree(self.path / RECEIPTS)
         atomic.make_folder(self.path / RECEIPTS)
@@ -141,14 +164,13 @@ class ShardFolder:
     def clear(self) -> None:
         """Delete everything a stage made here, and nothing else that lies beside it.
 
-        The plan goes after the receipts: killed in between, a plan of other settings would find
-        receipts of shards with the same names that seem to hold.
+        The plan goes last: killed before, what is left of the old settings still says so, and
+        nothing of it is taken for something of others.
         """
         (self.path / MANIFEST).unlink(missing_ok=True)
         if (self.path / RECEIPTS).is_dir():
             shutil.rmtree(self.path / RECEIPTS)
-        (self.path / PLAN).unlink(missing_ok=True)
-        for pattern in ("*.parquet", "quarantine.csv"):
+        for pattern in ("*.parquet", "*.tfrecord", "quarantine.csv", CUT_CHECK, PLAN):
             for path in self.path.glob(pattern):
                 path.unlink()
 
@@ -162,21 +184,21 @@ class ShardFolder:
         """Return the receipts that hold: the shard is there and has the size that was written."""
         found = {}
         for task in plan.tasks:
-            receipt = self._read_receipt(task.shard)
-            if receipt is not None:
+            receipt, path = self.read_receipt(task.shard), self.path / task.shard
+            if receipt and path.is_file() and path.stat().st_size == receipt.size_bytes:
                 found[task.shard] = receipt
         return found
 
     def commit(self, receipt: Receipt) -> None:
         """Write the receipt of a shard that is durably there."""
-        value = dataclasses.asdict(receipt)
+        value = receipt.to_json()
+        value[_CHECKSUM] = digest(value)
         atomic.write_json(self.path / RECEIPTS / f"{receipt.shard}.json", value)
 
     def finish(self, plan: Plan, receipts: Mapping[str, Receipt]) -> None:
         """Write manifest.json: the set is whole."""
         shards = [
-            {**dataclasses.asdict(task), **dataclasses.asdict(receipts[task.shard])}
-            for task in plan.tasks
+            {**dataclasses.asdict(task), **receipts[task.shard].to_json()} for task in plan.tasks
         ]
         value = {**plan.to_json(), "shards": shards}
         atomic.update_bytes(self.path / MANIFEST, atomic.to_json(value))
@@ -198,22 +220,32 @@ class ShardFolder:
         plan = self.read_plan(kind, newest_version)
         if plan is None:
             raise ManifestError(f"{self.path}: nothing here yet; run `{made_by}` first")
-        path = self.path / MANIFEST
-        if not path.exists():
+        if not (self.path / MANIFEST).exists():
             raise ManifestError(f"{self.path}: not finished; run `{made_by}` again, it goes on")
-        names = {field.name for field in dataclasses.fields(Receipt)}
-        try:
-            receipts = [
-                _to_receipt({key: value for key, value in entry.items() if key in names})
-                for entry in atomic.read_json(path)["shards"]
-            ]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        listed, receipts = self.parse_manifest()
+        if listed != plan:
             raise ManifestError(
-                f"{path}: damaged: {error!r}; delete it and run `{made_by}` again"
-            ) from error
+                f"{self.path / MANIFEST}: holds another plan than {PLAN}; "
+                f"run `bottleneck verify --repair`, then `{made_by}` again"
+            )
         for receipt in receipts:
             self._check_size(receipt, made_by)
         return plan, receipts
+
+    def parse_manifest(self) -> tuple[Plan, list[Receipt]]:
+        """Return what manifest.json says, whatever lies beside it.
+
+        Raises:
+            ManifestError: it is damaged.
+        """
+        path = self.path / MANIFEST
+        value = atomic.read_json(path)
+        try:
+            return Plan.from_json(value), [_to_receipt(entry) for entry in value["shards"]]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{path}: damaged: {error!r}; delete it and run the stage again"
+            ) from error
 
     def _check_size(self, receipt: Receipt, made_by: str) -> None:
         path = self.path / receipt.shard
@@ -225,38 +257,17 @@ class ShardFolder:
                 f"run `{made_by}` again, it makes what is missing"
             )
 
-    def _read_receipt(self, shard: str) -> Receipt | None:
+    def read_receipt(self, shard: str) -> Receipt | None:
+        """Return a shard's receipt; one that is damaged, or was written by hand, is none."""
         try:
             text = (self.path / RECEIPTS / f"{shard}.json").read_text(encoding="utf-8")
-            receipt = _to_receipt(json.loads(text))
-            size_bytes = (self.path / shard).stat().st_size
-        except (OSError, ValueError, TypeError, KeyError):  # a receipt that is damaged is none
+            value = json.loads(text)
+            # Those of the first release have no checksum.
+            if value.pop(_CHECKSUM, None) not in (None, digest(value)):
+                return None
+            return _to_receipt(value)
+        except (AttributeError, OSError, ValueError, TypeError, KeyError):
             return None
-        return receipt if size_bytes == receipt.size_bytes else None
-
-
-def check_same(made: Mapping[str, Any], asked: Mapping[str, Any], path: Path, mend: str) -> None:
-    """Compare the fingerprint of what is there with the one asked for.
-
-    Args:
-        made: the fingerprint on disk.
-        asked: the fingerprint of this start.
-        path: where, for the message.
-        mend: what the user can do, for the message.
-
-    Raises:
-        ManifestError: they differ; names each difference in words.
-    """
-    differences = list(_differences(made, json.loads(json.dumps(asked)), ""))
-    if differences:
-        more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
-        raise ManifestError(f"{path}: made with {'; '.join(differences[:4])}{more}; {mend}")
-
-
-def digest(value: object) -> str:
-    """Return the SHA-256 of a JSON-able value, hexadecimal."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def split_into_tasks(num_rows: Mapping[str, int], num_shards: int, suffix: str) -> tuple[Task, ...]:
@@ -280,22 +291,19 @@ def split_into_tasks(num_rows: Mapping[str, int], num_shards: int, suffix: str) 
     return tuple(tasks)
 
 
+def _to_task(value: Mapping[str, Any]) -> Task:
+    task = Task(**_only(Task, value))
+    if Path(task.shard).name != task.shard:
+        raise ValueError(f"shard {task.shard} lies in another folder")
+    return task
+
+
+def _only(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what a dataclass has a field for."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {key: item for key, item in value.items() if key in names}
+
+
 def _to_receipt(value: dict[str, Any]) -> Receipt:
     pairs = tuple((str(name), str(reason)) for name, reason in value["quarantined"])
-    return Receipt(**{**value, "quarantined": pairs})
-
-
-def _differences(made: Any, asked: Any, name: str) -> Iterator[str]:
-    if isinstance(made, Mapping) and isinstance(asked, Mapping):
-        for key in sorted({*made, *asked}):
-            inner = f"{name}.{key}" if name else key
-            yield from _differences(made.get(key), asked.get(key), inner)
-    elif made != asked:
-        yield f"{name} {_short(made)}, now {_short(asked)}"
-
-
-def _short(value: object) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    if _SHA256.fullmatch(text):
-        return text[:12]
-    return text if len(text) <= 60 else text[:57] + "..."
+    return Receipt(**{**_only(Receipt, value), "quarantined": pairs})

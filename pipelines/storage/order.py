@@ -7,7 +7,7 @@ memory. Since the plan's own order is shuffled already, a window is a fair sampl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,34 @@ def plain_windows(group_rows: Sequence[int]) -> list[Window]:
         Window(np.array([i]), np.arange(count), int(starts[i]))
         for i, count in enumerate(group_rows)
     ]
+
+
+def batches(
+    windows: Sequence[Window], batch_size: int, first_row: int = 0
+) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """Cut an epoch into batches, from a row on.
+
+    Args:
+        windows: of the epoch.
+        batch_size: rows a batch; the last may have fewer.
+        first_row: position within the epoch; windows that lie before are passed over.
+
+    Yields:
+        For each batch its pieces: a window's number, and int64 rows of that window.
+    """
+    pieces: list[tuple[int, np.ndarray]] = []
+    missing = batch_size
+    for number, window in enumerate(windows):
+        rows = window.rows[max(0, first_row - window.start) :]
+        while len(rows):
+            pieces.append((number, rows[:missing]))
+            missing -= len(pieces[-1][1])
+            rows = rows[len(pieces[-1][1]) :]
+            if not missing:
+                yield pieces
+                pieces, missing = [], batch_size
+    if pieces:
+        yield pieces
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import ShardError
 from pipelines.storage import atomic
 
-_MEND = "delete it and run the stage that made it, it makes what is missing"
+_MEND = "run `bottleneck verify --repair`, then the stage that made it, it makes what is missing"
 
 
 class TableWriter:
@@ -21,6 +23,7 @@ class TableWriter:
     def __init__(self, file: atomic.HashingFile, schema: pa.Schema, compression: str) -> None:
         self.file = file
         self.num_rows = 0
+        self.footer_sha256: str | None = None
         self._schema = schema
         self._writer = pq.ParquetWriter(
             file,
@@ -39,9 +42,16 @@ class TableWriter:
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self.num_rows += table.num_rows
 
+    def note(self, key: str, value: str) -> None:
+        """Put a pair of words into the footer."""
+        self._writer.add_key_value_metadata({key: value})
+
     def close(self) -> None:
         """Write the footer."""
+        footer = hashlib.sha256()
+        self.file.also_into(footer)
         self._writer.close()
+        self.footer_sha256 = footer.hexdigest()
 
 
 @contextlib.contextmanager
@@ -72,7 +82,9 @@ def write_table(path: Path, table: pa.Table) -> None:
         writer.write([column.combine_chunks() for column in table.columns])
 
 
-def open_file(path: Path, expected: pa.Schema | None = None) -> pq.ParquetFile:
+def open_file(
+    path: Path, expected: pa.Schema | None = None, footer_sha256: str | None = None
+) -> pq.ParquetFile:
     """Open a shard with its page checksums verified on every read.
 
     The footer has no checksum of its own, and pyarrow passes over a column that is not there: a
@@ -81,11 +93,14 @@ def open_file(path: Path, expected: pa.Schema | None = None) -> pq.ParquetFile:
     Args:
         path: the file.
         expected: columns that must be in it, among others.
+        footer_sha256: what the footer must be, where the writer kept its hash.
 
     Raises:
         ShardError: it is missing, no Parquet file, or has other columns.
     """
     try:
+        if footer_sha256 not in (None, _hash_footer(path)):
+            raise ShardError(f"{path}: damaged: its footer is not what was written; {_MEND}")
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
         found = file.schema_arrow
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -131,6 +146,16 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     with reading(path), open_file(path) as file:
         return file.read(columns=list(columns) if columns is not None else None)
+
+
+def _hash_footer(path: Path) -> str:
+    """Hash a file's footer with its length and magic number, the last 8 bytes."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 8))
+        size_bytes = int.from_bytes(file.read(4), "little") + 8
+        file.seek(max(0, end - size_bytes))
+        return hashlib.sha256(file.read(size_bytes)).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -17,8 +17,9 @@ import numpy as np
 from pipelines.analysis import metrics
 from pipelines.errors import TrainingError
 from pipelines.networks.topology import Topology
-from pipelines.storage.batches import SplitReader
-from pipelines.training import checkpoints
+from pipelines.storage.batches import FeatureReader
+from pipelines.training import checkpoints, feeds
+from pipelines.training.feeds import Feed
 from pipelines.training.history import History
 from pipelines.training.schedule import MAX_EVAL_STEPS, Plateau
 
@@ -112,11 +113,12 @@ class Trainer:
         self,
         name: str,
         topology: Topology,
-        train: SplitReader,
-        val: SplitReader,
+        train: FeatureReader,
+        val: FeatureReader,
         settings: Settings,
         paths: Paths,
         history: History,
+        feed: Feed | None = None,
     ) -> None:
         """Prepare a training; nothing is written yet.
 
@@ -128,16 +130,18 @@ class Trainer:
             settings: what it is run with.
             paths: of the checkpoints.
             history: where evaluations are written.
+            feed: how batches of `train` reach the step; dense ones where none is given.
         """
         import keras
 
         self._name, self._topology = name, topology
         self._train, self._val = train, val
         self._settings, self._paths, self._history = settings, paths, history
+        self._feed = feed or feeds.dense(train)
         self._optimizer = keras.optimizers.SGD(settings.learning_rate)
         self._optimizer.build(topology.trainable_variables)
-        self._step_function = _compile_step(topology, self._optimizer, train.dtype)
-        self._logits = compile_logits(topology, val.dtype)
+        self._step_function = _compile_step(topology, self._optimizer, self._feed)
+        self._logits = compile_logits(topology)
         self.steps_per_epoch = train.num_steps(settings.batch_size)
         self._eval_every = settings.eval_every or min(MAX_EVAL_STEPS, self.steps_per_epoch)
         patience_steps = settings.patience * self.steps_per_epoch
@@ -164,8 +168,8 @@ class Trainer:
         num_steps = self._settings.epochs * self.steps_per_epoch
         losses: list[float] = []
         hits: list[float] = []
-        for features, labels in self._batches():
-            loss, top1 = self._step_function(features, labels)
+        for arrays in self._batches():
+            loss, top1 = self._step_function(*arrays)
             losses.append(float(loss))
             hits.append(float(top1))
             self._state.step += 1
@@ -184,13 +188,12 @@ class Trainer:
                 break
         return Outcome(self._state.step, self._state.plateau.best)
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(self) -> Iterator[tuple[np.ndarray, ...]]:
         size = self._settings.batch_size
         first_epoch, first_step = divmod(self._state.step, self.steps_per_epoch)
         for epoch in range(first_epoch, self._settings.epochs):
             start = first_step if epoch == first_epoch else 0
-            for batch in self._train.epoch(size, self._settings.seed, epoch, start):
-                yield batch.features, batch.labels
+            yield from self._feed.epoch(size, self._settings.seed, epoch, start)
 
     def _evaluate(self, losses: list[float], hits: list[float]) -> None:
         """Judge the model on val, write the history's line and the checkpoints."""
@@ -242,25 +245,20 @@ class Trainer:
         )
 
 
-def compile_logits(topology: Topology, dtype: str) -> Callable[[np.ndarray], Any]:
-    """Return a compiled forward pass: features (batch, branches, *shape) -> float32 logits.
-
-    Args:
-        topology: the model.
-        dtype: of the features, as the reader gives them.
-    """
+def compile_logits(topology: Topology) -> Callable[[np.ndarray], Any]:
+    """Return a compiled forward pass: float32 (batch, branches, *shape) -> float32 logits."""
     import tensorflow as tf
 
     # One trace for batches of every size, the smaller last one included.
     return tf.function(
         lambda features: topology.logits(features, False),
-        input_signature=[tf.TensorSpec((None, *topology.input_shape), dtype)],
+        input_signature=[tf.TensorSpec((None, *topology.input_shape), tf.float32)],
         autograph=False,
     )
 
 
 def evaluate(
-    logits_of: Callable[[np.ndarray], Any], reader: SplitReader, batch_size: int
+    logits_of: Callable[[np.ndarray], Any], reader: FeatureReader, batch_size: int
 ) -> Evaluation:
     """Judge a model on all images of a split.
 
@@ -283,17 +281,16 @@ def evaluate(
     )
 
 
-def _compile_step(
-    topology: Topology, optimizer: Any, dtype: str
-) -> Callable[[np.ndarray, np.ndarray], Any]:
+def _compile_step(topology: Topology, optimizer: Any, feed: Feed) -> Callable[..., Any]:
     import tensorflow as tf
 
     variables = topology.trainable_variables
 
-    features_spec = tf.TensorSpec((None, *topology.input_shape), dtype)
+    signature = [*feed.signature, tf.TensorSpec((None,), tf.int32)]
 
-    @tf.function(input_signature=[features_spec, tf.TensorSpec((None,), tf.int32)], autograph=False)
-    def step(features: Any, labels: Any) -> tuple[Any, Any]:
+    @tf.function(input_signature=signature, autograph=False)
+    def step(*arrays: Any) -> tuple[Any, Any]:
+        features, labels = feed.unpack(*arrays[:-1]), arrays[-1]
         with tf.GradientTape() as tape:
             logits = topology.logits(features, True)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))

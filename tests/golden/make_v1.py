@@ -4,8 +4,8 @@
 
 The files in `v1` were written once, by the first release that wrote format version 1, and stand for
 all files that users have from then on. They must always read and are never made again: this script
-refuses while the folder is there, and when the program has gone on to another version. Golden files
-of a new version are a new folder, made by a script of their own.
+refuses while the folder is there, and names modules that only that release has. Golden files of a
+new version are a new folder, made by a script of their own.
 
     v1/variants          5 JPEG pictures of 8x8 pixels, in splits train (3) and val (2), 2 shards of
                          train, with two variants
@@ -24,14 +24,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from pipelines.storage import feature_writer, features, variants
-from pipelines.storage.features import Layout
-from pipelines.storage.manifest import Plan, ShardFolder, Task
-
 FOLDER = Path(__file__).parent / "v1"
+if FOLDER.exists():
+    sys.exit(f"{FOLDER}: there already; golden files are never made again")
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+from pipelines.storage.features import Layout  # noqa: E402
+
+from pipelines.storage import feature_writer, features, variants  # noqa: E402
+from pipelines.storage.manifest import Plan, ShardFolder, Task  # noqa: E402
+
 CLASSES = ["ant", "bee"]
 
 
@@ -116,8 +119,6 @@ def make_features(folder: Path, encoding: str, dtype: str) -> None:
 
 def main() -> None:
     """Write all golden files, or refuse."""
-    if FOLDER.exists():
-        sys.exit(f"{FOLDER}: there already; golden files are never made again")
     if (variants.FORMAT_VERSION, features.FORMAT_VERSION) != (1, 1):
         sys.exit("this program writes another format version than 1")
     make_variants(FOLDER / "variants")

@@ -1,0 +1,1 @@
+"""Feature maps into caches: where they come from, the plan, the work, the check of the cut."""

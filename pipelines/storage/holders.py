@@ -1,0 +1,88 @@
+"""What a lock says of the process that holds it, and whether that process is known to be dead."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from pipelines.storage import atomic
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """One attempt of one process.
+
+    Attributes:
+        host: its name, for people.
+        machine: the boot of the machine and where its process numbers count from.
+        pid: the process number.
+        started: when the process started, in ticks since the boot; tells a number used again.
+        token: of this attempt alone.
+    """
+
+    host: str
+    machine: str
+    pid: int
+    started: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host}"
+
+    def to_bytes(self) -> bytes:
+        """Return what `parse` reads."""
+        return atomic.to_json(dataclasses.asdict(self))
+
+    def is_dead(self) -> bool:
+        """Return True where that is certain; of another machine's processes nothing is."""
+        if self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):  # another user's, or no process number
+            pass
+        state, started = _state_and_start(self.pid)
+        return state in ("Z", "X") or (
+            started != self.started and "" not in (started, self.started)
+        )
+
+
+def this_process() -> Holder:
+    """Describe a new attempt of this process."""
+    pid = os.getpid()
+    token = secrets.token_hex(16)
+    return Holder(socket.gethostname(), _machine(), pid, _state_and_start(pid)[1], token)
+
+
+def parse(content: bytes) -> Holder | None:
+    """Read a holder; None where the bytes are damaged."""
+    try:
+        value = json.loads(content)
+        return Holder(**{**value, "pid": int(value["pid"])})
+    except (ArithmeticError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _machine() -> str:
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip())
+    with contextlib.suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return " ".join(parts)
+
+
+def _state_and_start(pid: int) -> tuple[str, str]:
+    """Return the 3rd and the 22nd field of proc(5)'s stat; empty where they are not to be had."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return fields[0], fields[19]
+    except (OSError, IndexError):
+        return "", ""

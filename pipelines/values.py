@@ -1,0 +1,70 @@
+"""The kinds of values that a setting may have, read from flags and from TOML alike."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def _split_commas(value: object) -> object:
+    """Turn "10,20" or ["10", "20,30"], as flags give them, into a flat list."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    flat: list[object] = []
+    for part in parts:
+        flat.extend(
+            (p.strip() for p in part.split(",") if p.strip()) if isinstance(part, str) else [part]
+        )
+    return tuple(flat)
+
+
+def _sorted_qualities(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values or len(set(values)) != len(values):
+        raise ValueError("empty or repeated")
+    return tuple(sorted(values))
+
+
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values or len(set(values)) != len(values):
+        raise ValueError("empty or repeated")
+    return values
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("not a number")
+    return value
+
+
+def _to_bytes(value: object) -> object:
+    """Turn "128MB" into bytes; a bare number is bytes already."""
+    match = (
+        re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", value) if isinstance(value, str) else None
+    )
+    return round(float(match[1]) * _UNITS[match[2]]) if match else _no_bool(value)
+
+
+def _plain_name(value: str) -> str:
+    if value and (value in {".", ".."} or "/" in value or "\\" in value or value != value.strip()):
+        raise ValueError("not a plain name")
+    return value
+
+
+Quality = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=100)]
+Qualities = Annotated[
+    tuple[Quality, ...], BeforeValidator(_split_commas), AfterValidator(_sorted_qualities)
+]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Branches = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_each_once)]
+RunName = Annotated[str, AfterValidator(_plain_name)]
+SizeBytes = Annotated[int, BeforeValidator(_to_bytes), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+# NumPy's and Keras's global seeds are 32 bits.
+Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**32)]
+Positive = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+PositiveFloat = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
+Verbosity = Annotated[int, BeforeValidator(_no_bool), Field(ge=-1, le=1)]

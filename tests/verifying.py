@@ -1,0 +1,61 @@
+"""A workspace with variants and with caches of both formats, to be damaged and verified."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from commands import invoke
+from extracting import Extract, fill
+from images import make_class_folders
+from processes import tree
+from shards import flip_bit
+
+VARIANTS = "variants/jpeg"
+CACHES = {"features": Extract("parquet"), "tf": Extract("tfrecord", "uint8")}
+NUM_VARIANTS, NUM_FEATURES = 3, 6  # shards of the variants, of the two nodes in a folder of caches
+COMPRESS = ("compress", "--qualities", "50", "--shards", str(NUM_VARIANTS), "--workers", "1")
+
+
+def make_workspace(root: Path) -> Path:
+    """Compress a few images and extract made-up ones; the caches of TFRecord lie in tf/."""
+    make_class_folders(root / "images", num_per_class=6)
+    workspace = root / "workspace"
+    workspace.mkdir()
+    (workspace / "bottleneck.toml").write_text(f'[compress]\nimages = "{root / "images"}"\n')
+    assert invoke(*COMPRESS, "-C", workspace).exit_code == 0
+    for name, extract in CACHES.items():
+        fill(workspace / name, extract)
+    return workspace
+
+
+def verified(workspace: Path, *flags: str, features: str = "", status: int) -> dict[str, Any]:
+    """Run `bottleneck verify --json`; returns its summary.
+
+    Args:
+        workspace: where.
+        flags: more of them.
+        features: folder of the caches that are looked at, where it is not the usual one.
+        status: the exit status that is expected.
+    """
+    flags = (*flags, *(("--features-dir", str(workspace / features)) if features else ()))
+    result = invoke("verify", *flags, "--json", "-C", workspace)
+    assert result.exit_code == status, result.output
+    return json.loads(result.stdout)
+
+
+def content(workspace: Path) -> dict[str, bytes]:
+    """Return every file's bytes, but not of locks, nor of what was moved aside."""
+    found = tree(workspace, (".lock",))
+    return {name: data for name, data in found.items() if "/bad/" not in name}
+
+
+def flip_middle(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    path.write_bytes(flip_bit(path.read_bytes(), 4 * path.stat().st_size))
+
+
+def first(workspace: Path, pattern: str) -> Path:
+    """Return the first file that a pattern finds."""
+    return min(workspace.glob(pattern))
