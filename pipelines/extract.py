@@ -181,7 +181,8 @@ def _finished(features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any
                 f"{folder.path}: format version {plan.format_version}, this program writes "
                 f"{FORMAT_VERSION}; train on it as it is, or make it anew with --overwrite"
             )
-        made = {key: value for key, value in plan.fingerprint.items() if key in asked}
+        compared = {*asked, "from_node"}
+        made = {key: value for key, value in plan.fingerprint.items() if key in compared}
         if not config.overwrite:
             check_same(made, asked, folder.path, MEND)
         output = Output(folder, plan)
@@ -215,6 +216,11 @@ def _prepare(
     size = (config.batch_size, len(origin.branches))
     source: Source
     if isinstance(origin.opened, FeatureCache):
+        if backbone.weights_sha256 != origin.opened.fingerprint["weights_sha256"]:
+            raise ManifestError(
+                f"{origin.path}: made with other weights than {config.weights} has now; "
+                "start from a cache of the same weights"
+            )
         start = nodes.find_node(backbone.name, backbone.model, origin.opened.node)
         source = CachedNode(origin.opened, origin.branches)
         part = nodes.between(backbone.model, start, chosen)

@@ -142,7 +142,7 @@ def _from_json(value: Any) -> Act:
 
 
 def main() -> None:
-    _load_kernels()
+    load_kernels()
     with _undisturbed() as finish:
         for line in sys.stdin:
             job = json.loads(line)
@@ -150,7 +150,7 @@ def main() -> None:
             print(json.dumps(answer), flush=True)
 
 
-def _load_kernels() -> None:
+def load_kernels() -> None:
     """Have the compiled loops loaded once, not in each child."""
     for dtype in DTYPES:
         scaled = {"scales": (1.0,) * 8, "zero_points": (0,) * 8} if dtype == "uint8" else {}

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-_COMMAND = Path(sys.executable).with_name("bottleneck")
+PROGRAM = Path(sys.executable).with_name("bottleneck")
 _DEADLINE_S = 120.0
 
 
 def bottleneck(workspace_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one command of the program in a workspace to its end."""
     return subprocess.run(
-        [_COMMAND, *arguments, "-C", str(workspace_dir)],
+        [PROGRAM, *arguments, "-C", str(workspace_dir)],
         capture_output=True,
         text=True,
         check=False,
@@ -32,7 +32,7 @@ def kill_when(
 ) -> None:
     """Start a command and end it with SIGKILL as soon as `is_time()`; fails when it ended first."""
     with subprocess.Popen(
-        [_COMMAND, *arguments, "-C", str(workspace_dir)],
+        [PROGRAM, *arguments, "-C", str(workspace_dir)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,7 +66,7 @@ def snapshots(
         workspace: where the command runs.
         arguments: of the command.
     """
-    command = [_COMMAND, *arguments, "-C", str(workspace)]
+    command = [PROGRAM, *arguments, "-C", str(workspace)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             for number, is_time in enumerate(times):

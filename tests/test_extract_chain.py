@@ -107,7 +107,6 @@ def test_extract_from_node_other_settings_raise_naming_the_difference(
         run(workspace, node=("avg_pool",), **changed)
 
 
-@pytest.mark.xfail(reason="a whole cache is not asked what it was made from", strict=True)
 def test_extract_from_images_over_one_from_a_node_raises(extracted, workspace):
     shutil.copytree(extracted.path / "variants", workspace / "variants")
     message = r"avg_pool: made with .*from_node.* --overwrite"
@@ -149,7 +148,6 @@ def test_extract_from_node_of_another_network_raises(workspace):
         extract.run(workspace, ExtractConfig(backbone="vgg16", from_node=MAPS), 0, Silent())
 
 
-@pytest.mark.xfail(reason="a chain does not compare the weights yet", strict=True)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_extract_from_node_with_other_weights_raises(workspace):
     model = lite0().model

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from images import make_class_folders
-from processes import bottleneck, snapshots, tree, wait_until
+from processes import PROGRAM, bottleneck, snapshots, tree, wait_until
 
 from pipelines import extract
 from pipelines.config import ExtractConfig
@@ -101,7 +99,7 @@ def test_extract_command_killed_at_ten_moments_ends_with_the_same_bytes(
 
 def test_extract_command_beside_another_exits_1_naming_it(compressed, clean, tmp_path):
     workspace = Path(shutil.copytree(compressed, tmp_path / "workspace"))
-    program = [*bottleneck(workspace, "--version").args[:1], *COMMAND, "-C", str(workspace)]
+    program = [PROGRAM, *COMMAND, "-C", str(workspace)]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as other:
         try:
             lock = workspace / "features" / NODES[0] / ".lock"

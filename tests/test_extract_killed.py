@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from extracting import Extract, files, fill
 from killing import Drivers, Outcome, drivers
 
 EXTRACTS = {"parquet": Extract("parquet", "float16"), "tfrecord": Extract("tfrecord", "uint8")}
+SOAK = Path(__file__).parent / "soak" / "soak.py"
 OTHER = {"dtype": "float32", "encoding": "dense", "seed": 1}
 
 
@@ -119,3 +123,14 @@ def test_kill_and_resume_other_images_are_told(extract, clean, killers, tmp_path
     shards = [name for name in files(clean) if name.endswith(extract.format)]
     assert outcome.num_kills == 1
     assert all(shard in outcome.fault for shard in shards)
+
+
+@pytest.mark.parametrize("format", EXTRACTS)
+def test_soak_few_seconds_kills_at_random_and_finds_no_difference(format):
+    command = [sys.executable, SOAK, "--seconds", "2", "--seed", "1", "--format", format]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["faults"] == []
+    assert summary["finished"] == summary["rounds"] >= 1
+    assert summary["kills"] >= 1

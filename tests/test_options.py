@@ -223,6 +223,21 @@ def test_command_with_a_wrong_common_flag_is_a_usage_error(table, workspace_dir)
     assert message == "--seed: 'x' is not allowed; allowed: from 0 to 4294967295"
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--dtype", "float64", "float32, float16 or uint8"),
+        ("--encoding", "csr", "auto, sparse or dense"),
+        ("--format", "hdf5", "parquet or tfrecord"),
+        ("--shard-size", "12 mb", "a size such as 128MB"),
+        ("--check-images", "-1", "0 or more"),
+    ],
+)
+def test_extract_with_a_wrong_flag_is_a_usage_error(flag, value, allowed, workspace_dir):
+    message = the_error(invoke("extract", "-C", workspace_dir, flag, value), status=2)
+    assert message == f"{flag}: '{value}' is not allowed; allowed: {allowed}"
+
+
 def test_unknown_flag_and_command_are_usage_errors_that_help(workspace_dir):
     result = invoke("compress", "-C", workspace_dir, "--quality", "10")
     assert result.exit_code == 2
