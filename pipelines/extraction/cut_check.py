@@ -27,6 +27,7 @@ from pipelines.storage.manifest import CUT_CHECK
 # float16 rounds to 2^-11, uint8 to half a step in 255, which deep tails spread; measured on
 # real weights they stay ten times below.
 BOUNDS: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2, "uint8": 1e-1}
+_TINY = float(np.finfo(np.float32).tiny)  # in place of 0
 Scores = Callable[[np.ndarray], np.ndarray]
 
 
@@ -111,8 +112,9 @@ class CutCheck:
                 size = len(batch.ids)
                 expected = self.whole(batch.load())[:size]
                 found = behind(_padded(maps.features, self.batch_size))[:size]
-                scale = np.abs(expected).max(axis=2, keepdims=True)
-                largest = max(largest, float((np.abs(found - expected) / scale).max()))
+                scale = np.maximum(np.abs(expected).max(axis=2, keepdims=True), _TINY)
+                difference = np.abs(found - expected) / scale
+                largest = float(np.maximum(largest, difference.max()))  # NaN stays
                 num_same += int((found.argmax(axis=2) == expected.argmax(axis=2)).sum())
                 num_scores += size * expected.shape[1]
                 num_images += size
