@@ -258,3 +258,34 @@ def test_reader_masks_that_do_not_fit_are_a_damaged_shard(format, take, tmp_path
         write_cache(tmp_path, make_layout("float16", "sparse", format))
     with pytest.raises(ShardError, match=r"branch q010: masks and values do not fit; .*verify"):
         take(FeatureCache(tmp_path))
+
+
+def shortened(maps: np.ndarray, layout: Layout, names: object = None) -> EncodedRows:
+    """Encode with a byte too few in each cell of q010's last column."""
+    found = encode(maps, layout)
+    name = layout.columns(["q010"])[-1]
+    column = found.cells[name]
+    cells = [column[i][:-1] for i in range(len(column))]
+    sizes = np.array([len(cell) for cell in cells])
+    shorter = Cells.of_sizes(np.concatenate(cells), sizes)
+    return EncodedRows({**found.cells, name: shorter}, found.nnz, 0)
+
+
+@FORMATS
+@pytest.mark.parametrize("encoding", ["sparse", "dense"])
+@pytest.mark.parametrize("how", ["read", "in_order"])
+def test_reader_cells_of_another_length_are_a_damaged_shard(
+    format, encoding, how, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.storage.cells.encode", shortened)
+        write_cache(tmp_path, make_layout("float16", encoding, format))
+    cache = FeatureCache(tmp_path)
+    message = r"train-00002-\S+: branch q010: masks and values do not fit; .*verify"
+    with pytest.raises(ShardError, match=message):
+        cache.read(["img-20"]) if how == "read" else read_all(
+            cache.reader("train", rows=np.array([20]))
+        )
+    np.testing.assert_array_equal(  # of another branch nothing is checked that is not read
+        cache.read(["img-20"], ["original"]), make_maps(cache.layout, 37)[20:21, :1]
+    )
