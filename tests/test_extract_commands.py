@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +84,24 @@ def moments(features_dir: Path) -> list:
     ]
 
 
+@contextlib.contextmanager
+def heartbeat(lock: Path) -> Iterator[None]:
+    """Touch a lock for its holder, which is stopped, however long the block takes."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(0.5):
+            os.utime(lock)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_extract_command_killed_at_ten_moments_ends_with_the_same_bytes(
     compressed, clean, tmp_path
 ):
@@ -100,12 +122,13 @@ def test_extract_command_killed_at_ten_moments_ends_with_the_same_bytes(
 def test_extract_command_beside_another_exits_1_naming_it(compressed, clean, tmp_path):
     workspace = Path(shutil.copytree(compressed, tmp_path / "workspace"))
     program = [PROGRAM, *COMMAND, "-C", str(workspace)]
+    first, second = (workspace / "features" / node for node in NODES)
     with subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as other:
         try:
-            lock = workspace / "features" / NODES[0] / ".lock"
-            wait_until(lambda: lock.exists() or other.poll() is not None)
+            wait_until(lambda: (second / "plan.json").exists() or other.poll() is not None)
             other.send_signal(signal.SIGSTOP)  # so that it is not done too soon
-            result = bottleneck(workspace, *COMMAND)
+            with heartbeat(first / ".lock"):
+                result = bottleneck(workspace, *COMMAND)
             other.send_signal(signal.SIGCONT)
             errors = other.communicate(timeout=120)[1]
         finally:
@@ -113,7 +136,7 @@ def test_extract_command_beside_another_exits_1_naming_it(compressed, clean, tmp
     assert result.returncode == 1
     assert result.stdout == ""
     said = result.stderr.splitlines()[-1]
-    assert said.startswith(f"error: {lock.parent}: another command is at work here (.lock: pid ")
+    assert said.startswith(f"error: {first}: another command is at work here (.lock: pid ")
     assert f"pid {other.pid} on " in said
     assert other.returncode == 0, errors
     assert tree(workspace / "features") == clean

@@ -19,8 +19,7 @@ from pipelines.storage.layout import ENCODINGS, Layout
 
 NUM_IMAGES = 64
 _PAYS = 0.95  # a mask costs time: it has to save so much
-_GROUP_BYTES = 8 << 20  # what is read together: some hundred groups a GB
-_GROUP_CELL_BYTES = 64 << 20  # of it in memory, at most: a reader's window is no larger
+_GROUP_BYTES = 12 << 20  # of cells, read together; not of files, whose order must be the same
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,10 @@ class Probe:
         num_images = max(1, self._num_images)
         row_bytes = max(1.0, self._sizes[encoding] / num_images)
         cell_bytes = max(1.0, self._cell_bytes[encoding] / num_images)
-        group_rows = min(_GROUP_BYTES / row_bytes, _GROUP_CELL_BYTES / cell_bytes)
         layout = dataclasses.replace(
             self._layout,
             encoding=encoding,
-            rows_per_group=max(1, int(group_rows)),
+            rows_per_group=max(1, int(_GROUP_BYTES / cell_bytes)),
         )
         measured = " against ".join(
             f"{self._sizes[name] / num_images / 1000:.1f} kB {name}"
