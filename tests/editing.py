@@ -11,11 +11,33 @@ from typing import Any
 from pipelines.storage.fingerprint import digest
 
 
-def edit(path: Path, change: Callable[[Any], object]) -> None:
-    """Change the content of a JSON file in place."""
+def edit(path: Path, change: Callable[[Any], object], *, is_sealed: bool = True) -> None:
+    """Change the content of a JSON file in place.
+
+    Args:
+        path: the file.
+        change: changes the value.
+        is_sealed: make the checksum of a plan or manifest fit again, never a receipt's.
+    """
     value = json.loads(path.read_text("utf-8"))
     change(value)
+    if is_sealed and f"{path.stem}_sha256" in value:
+        reseal(value, path.stem)
     path.write_text(json.dumps(value), "utf-8")
+
+
+def reseal(value: Any, what: str) -> None:
+    """Make the checksum of a plan, receipt or manifest fit again."""
+    del value[f"{what}_sha256"]
+    value[f"{what}_sha256"] = digest(value)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Replace text in a plan or manifest."""
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+    edit(path, lambda value: None)
 
 
 def receipt_of(shard: Path) -> Path:
@@ -38,8 +60,7 @@ def vouch_for(shard: Path, **claims: Any) -> None:
 
     def change_receipt(value: Any) -> None:
         value.update(said)
-        value.pop("receipt_sha256")
-        value["receipt_sha256"] = digest(value)
+        reseal(value, "receipt")
 
     def change_manifest(value: Any) -> None:
         next(entry for entry in value["shards"] if entry["shard"] == shard.name).update(said)

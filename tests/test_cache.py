@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from editing import edit, replace
 from shards import BRANCHES, LAYOUTS, ROWS, flip_bit, write_cache
 
 from pipelines.errors import ConfigError, ManifestError, ShardError
@@ -63,17 +63,18 @@ def claim_rows(folder: Path, num_rows: int) -> None:
     path = folder / "manifest.json"
     text = path.read_text(encoding="utf-8")
     assert text.count('"num_rows": 10') == 2
-    path.write_text(text.replace('"num_rows": 10', f'"num_rows": {num_rows}'), encoding="utf-8")
+    replace(path, '"num_rows": 10', f'"num_rows": {num_rows}')
 
 
 def make_receipts_hold(folder: Path) -> None:
     """Have the manifest believe in the shards that are there, whatever they are."""
-    path = folder / "manifest.json"
-    value = json.loads(path.read_text(encoding="utf-8"))
-    for entry in value["shards"]:
-        entry["size_bytes"] = (folder / entry["shard"]).stat().st_size
-        entry.pop("footer_sha256", None)
-    path.write_text(json.dumps(value), encoding="utf-8")
+
+    def believe(value):
+        for entry in value["shards"]:
+            entry["size_bytes"] = (folder / entry["shard"]).stat().st_size
+            entry.pop("footer_sha256", None)
+
+    edit(folder / "manifest.json", believe)
 
 
 @FORMATS
@@ -163,14 +164,8 @@ def test_reader_shard_of_another_cache_is_an_error(cache_dir, tmp_path, format):
         read_all(cache_dir)
 
 
-def replace_in(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
-
-
 def test_cache_manifest_of_another_plan_is_an_error(cache_dir):
-    replace_in(cache_dir / "plan.json", '"dtype": "float16"', '"dtype": "float32"')
+    replace(cache_dir / "plan.json", '"dtype": "float16"', '"dtype": "float32"')
     with pytest.raises(ManifestError, match=r"manifest\.json: holds another plan than plan\.json"):
         FeatureCache(cache_dir)
 
@@ -178,7 +173,7 @@ def test_cache_manifest_of_another_plan_is_an_error(cache_dir):
 @FORMATS
 def test_reader_plan_and_manifest_that_were_edited_do_not_fit_the_shards(cache_dir, format):
     for name in ("plan.json", "manifest.json"):
-        replace_in(cache_dir / name, '"dtype": "float16"', '"dtype": "float32"')
+        replace(cache_dir / name, '"dtype": "float16"', '"dtype": "float32"')
     with pytest.raises(ShardError, match=r"expected \w{16}/train-00000|no binary column"):
         read_all(cache_dir)
 

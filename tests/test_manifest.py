@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from editing import edit, replace
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import manifest
@@ -43,11 +44,6 @@ def make_set(folder: Path, *, is_finished: bool = True) -> ShardFolder:
     return shard_folder
 
 
-def edit(path: Path, **changes: object) -> None:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**value, **changes}), encoding="utf-8")
-
-
 def test_read_plan_published_is_the_same_plan(tmp_path):
     folder = ShardFolder(tmp_path / "set")
     assert folder.read_plan("variants", 1) is None
@@ -57,7 +53,7 @@ def test_read_plan_published_is_the_same_plan(tmp_path):
 
 def test_read_plan_newer_format_says_to_update(tmp_path):
     folder = make_set(tmp_path)
-    edit(tmp_path / "plan.json", format_version=2)
+    edit(tmp_path / "plan.json", lambda plan: plan.update(format_version=2))
     with pytest.raises(ManifestError, match=r"format version 2, this program reads up to 1; upd"):
         folder.read_plan("variants", 1)
 
@@ -81,9 +77,7 @@ def test_read_plan_other_json_is_an_error(tmp_path, content):
 @pytest.mark.parametrize("key", ["format_version", "fingerprint", "details", "shards"])
 def test_read_plan_key_missing_is_damaged(tmp_path, key):
     folder = make_set(tmp_path)
-    value = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
-    del value[key]
-    (tmp_path / "plan.json").write_text(json.dumps(value), encoding="utf-8")
+    edit(tmp_path / "plan.json", lambda plan: plan.pop(key))
     with pytest.raises(ManifestError, match=rf"plan\.json: damaged: .*{key}"):
         folder.read_plan("variants", 1)
 
@@ -138,7 +132,7 @@ def test_receipts_edited_by_hand_do_not_hold(tmp_path, key):
     value = json.loads(path.read_text(encoding="utf-8"))
     other = {"size_bytes": 106, "num_rows": 4, "sha256": "00" * 32, "stats": {"nnz": 8}}[key]
     assert value[key] != other
-    edit(path, **{key: other})
+    edit(path, lambda receipt: receipt.update({key: other}))
     if key == "size_bytes":
         (tmp_path / TASKS[0].shard).write_bytes(bytes(other))
     assert list(folder.receipts(PLAN)) == [TASKS[1].shard, TASKS[2].shard]
@@ -194,15 +188,31 @@ def test_identity_of_another_plan_is_another(change):
 @pytest.mark.parametrize("shard", ["../a.parquet", "/etc/passwd", "b/a.parquet"])
 def test_read_plan_shard_in_another_folder_is_damaged(tmp_path, shard):
     folder = make_set(tmp_path)
-    path = tmp_path / "plan.json"
-    path.write_text(path.read_text().replace(TASKS[0].shard, shard), encoding="utf-8")
+    replace(tmp_path / "plan.json", TASKS[0].shard, shard)
     with pytest.raises(ManifestError, match=r"plan\.json: damaged: .*lies in another folder"):
         folder.read_plan("variants", 1)
 
 
+@pytest.mark.parametrize("name", ["plan", "manifest"])
+def test_read_manifest_after_an_edit_by_hand_names_the_file(tmp_path, name):
+    folder = make_set(tmp_path)
+    change = {"details": {"n": 2}}
+    edit(tmp_path / f"{name}.json", lambda value: value.update(change), is_sealed=False)
+    with pytest.raises(ManifestError, match=rf"{name}\.json: damaged: .*its {name}_sha256 is not"):
+        folder.read_manifest("variants", 1, COMMAND)
+
+
+def test_restore_writes_the_plan_and_leaves_the_rest(tmp_path):
+    folder = make_set(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "plan.json").write_text("{}")
+    folder.restore(PLAN)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_read_manifest_of_another_plan_is_an_error(tmp_path):
     folder = make_set(tmp_path)
-    edit(tmp_path / "plan.json", details={"n": 2})
+    edit(tmp_path / "plan.json", lambda plan: plan.update(details={"n": 2}))
     with pytest.raises(ManifestError, match=r"manifest\.json: holds another plan than plan\.json"):
         folder.read_manifest("variants", 1, COMMAND)
 

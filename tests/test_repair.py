@@ -146,11 +146,35 @@ def test_repair_damaged_manifest_alone_lets_no_shard_be_made_again(kind, workspa
 
 
 @pytest.mark.parametrize("kind", ["parquet", "tfrecord"])
-def test_repair_damaged_plan_lets_its_cache_be_made_again(kind, workspace):
+def test_repair_damaged_plan_is_written_again_from_the_manifest(kind, workspace):
     pattern, features = PATTERNS[kind]
     before = content(workspace)
     plan = first(workspace, pattern).with_name("plan.json")
     plan.write_bytes(plan.read_bytes()[:-20])
+    verified(workspace, "--repair", features=features, status=0)
+    assert content(workspace) == before
+    assert (plan.parent / "bad" / "plan.json").exists()
+    assert run_stage(workspace, kind) == NUM_FEATURES, "nothing is made again"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tfrecord"])
+def test_repair_plan_edited_by_hand_is_as_it_was(kind, workspace):
+    pattern, features = PATTERNS[kind]
+    before = content(workspace)
+    plan = first(workspace, pattern).with_name("plan.json")
+    edit(plan, lambda value: value["details"].update(classes=["x", "y"]), is_sealed=False)
+    summary = verified(workspace, "--repair", features=features, status=0)
+    assert [Path(bad["file"]).name for bad in summary["bad"]] == ["plan.json"]
+    assert content(workspace) == before
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tfrecord"])
+def test_repair_damaged_plan_without_a_manifest_lets_its_cache_be_made_again(kind, workspace):
+    pattern, features = PATTERNS[kind]
+    before = content(workspace)
+    plan = first(workspace, pattern).with_name("plan.json")
+    plan.write_bytes(plan.read_bytes()[:-20])
+    plan.with_name("manifest.json").unlink()
     verified(workspace, "--repair", features=features, status=0)
     assert run_stage(workspace, kind) == NUM_FEATURES / 2, "the other node's"
     assert content(workspace) == before

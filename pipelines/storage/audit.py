@@ -135,11 +135,24 @@ def move_aside(folder: ShardFolder, found: Bad) -> Path | None:
                 proof.unlink(missing_ok=True)
         if not found.path.exists():
             return None
+        plan = _listed_plan(folder) if found.path.name == PLAN else None
+        if plan is not None:  # never without a plan: a start would make everything anew
+            atomic.write_bytes(target, found.path.read_bytes())
+            folder.restore(plan)
+            return target
         found.path.replace(target)
         atomic.sync_folder(found.path.parent)
     except OSError as error:
         raise ShardError(f"{found.path}: cannot be moved aside: {error.strerror}") from error
     return target
+
+
+def _listed_plan(folder: ShardFolder) -> Plan | None:
+    """Return the plan that a whole manifest holds too."""
+    try:
+        return folder.parse_manifest()[0]
+    except ManifestError:
+        return None
 
 
 def _strangers(folder: ShardFolder, plan: Plan) -> Iterator[Bad]:

@@ -23,7 +23,6 @@ from pipelines.storage.fingerprint import digest
 
 PLAN, MANIFEST, RECEIPTS = "plan.json", "manifest.json", "receipts"
 CUT_CHECK = "cut-check.json"
-_CHECKSUM = "receipt_sha256"
 _IDENTITY_DIGITS = 16
 
 
@@ -146,10 +145,11 @@ class ShardFolder:
                     f"{path}: format version {value['format_version']}, this program reads up to "
                     f"{newest_version}; update it"
                 )
-            return Plan.from_json(value)
+            return Plan.from_json(_unsealed(value, "plan"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(
-                f"{path}: damaged: {error!r}; start over with --overwrite"
+                f"{path}: damaged: {error!r}; run `bottleneck verify --repair`, "
+                "or start over with --overwrite"
             ) from error
 
     def publish(self, plan: Plan) -> None:
@@ -159,7 +159,11 @@ class ShardFolder:
         if (self.path / RECEIPTS).is_dir():
             shutil.rmtree(self.path / RECEIPTS)
         atomic.make_folder(self.path / RECEIPTS)
-        atomic.write_json(self.path / PLAN, plan.to_json())
+        self.restore(plan)
+
+    def restore(self, plan: Plan) -> None:
+        """Write plan.json alone, in the place of one that was damaged."""
+        atomic.write_json(self.path / PLAN, _sealed(plan.to_json(), "plan"))
 
     def clear(self) -> None:
         """Delete everything a stage made here, and nothing else that lies beside it.
@@ -191,16 +195,15 @@ class ShardFolder:
 
     def commit(self, receipt: Receipt) -> None:
         """Write the receipt of a shard that is durably there."""
-        value = receipt.to_json()
-        value[_CHECKSUM] = digest(value)
-        atomic.write_json(self.path / RECEIPTS / f"{receipt.shard}.json", value)
+        path = self.path / RECEIPTS / f"{receipt.shard}.json"
+        atomic.write_json(path, _sealed(receipt.to_json(), "receipt"))
 
     def finish(self, plan: Plan, receipts: Mapping[str, Receipt]) -> None:
         """Write manifest.json: the set is whole."""
         shards = [
             {**dataclasses.asdict(task), **receipts[task.shard].to_json()} for task in plan.tasks
         ]
-        value = {**plan.to_json(), "shards": shards}
+        value = _sealed({**plan.to_json(), "shards": shards}, "manifest")
         atomic.update_bytes(self.path / MANIFEST, atomic.to_json(value))
 
     def read_manifest(
@@ -241,6 +244,7 @@ class ShardFolder:
         path = self.path / MANIFEST
         value = atomic.read_json(path)
         try:
+            value = _unsealed(value, "manifest")
             return Plan.from_json(value), [_to_receipt(entry) for entry in value["shards"]]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(
@@ -261,11 +265,7 @@ class ShardFolder:
         """Return a shard's receipt; one that is damaged, or was written by hand, is none."""
         try:
             text = (self.path / RECEIPTS / f"{shard}.json").read_text(encoding="utf-8")
-            value = json.loads(text)
-            # Those of the first release have no checksum.
-            if value.pop(_CHECKSUM, None) not in (None, digest(value)):
-                return None
-            return _to_receipt(value)
+            return _to_receipt(_unsealed(json.loads(text), "receipt"))
         except (AttributeError, OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -289,6 +289,23 @@ def split_into_tasks(num_rows: Mapping[str, int], num_shards: int, suffix: str) 
             name = f"{split}-{i:05d}-of-{of:05d}.{suffix}"
             tasks.append(Task(name, split, count * i // of, count * (i + 1) // of))
     return tuple(tasks)
+
+
+def _sealed(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Add a checksum, by which a file that was damaged or edited by hand is told."""
+    return {**value, f"{what}_sha256": digest(value)}
+
+
+def _unsealed(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Take the checksum away again; files of the first release have none.
+
+    Raises:
+        ValueError: it is not that of the rest.
+    """
+    rest = dict(value)
+    if rest.pop(f"{what}_sha256", None) not in (None, digest(rest)):
+        raise ValueError(f"its {what}_sha256 is not that of its content")
+    return rest
 
 
 def _to_task(value: Mapping[str, Any]) -> Task:
