@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from caches import lite0, make_cache, read_split
+from editing import replace
 from processes import modules_loaded_by, tree
 
 from pipelines import runs, train_tail
@@ -261,7 +262,6 @@ def test_train_tail_makes_its_run_the_latest_even_with_nothing_to_do(pooled):
 
 def test_train_tail_weights_of_another_network_raise(pooled):
     for name in ("plan.json", "manifest.json"):
-        path = pooled / "features" / "avg_pool" / name
-        path.write_text(path.read_text().replace(lite0().weights_sha256, "0" * 64))
+        replace(pooled / "features" / "avg_pool" / name, lite0().weights_sha256, "0" * 64)
     with pytest.raises(ManifestError, match="made with other weights than imagenet has now"):
         train(pooled)
