@@ -169,6 +169,19 @@ def test_repair_plan_edited_by_hand_is_as_it_was(kind, workspace):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "tfrecord"])
+def test_repair_damaged_plan_and_shard_both_are_found_at_once(kind, workspace):
+    pattern, features = PATTERNS[kind]
+    before = content(workspace)
+    shard = first(workspace, pattern)
+    flip_middle(shard)
+    shard.with_name("plan.json").write_text("{")
+    summary = verified(workspace, "--repair", features=features, status=0)
+    assert [Path(bad["file"]).name for bad in summary["bad"]] == ["plan.json", shard.name]
+    assert run_stage(workspace, kind) == NUM_FEATURES - 1, "that shard alone is made again"
+    assert content(workspace) == before
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tfrecord"])
 def test_repair_damaged_plan_without_a_manifest_lets_its_cache_be_made_again(kind, workspace):
     pattern, features = PATTERNS[kind]
     before = content(workspace)

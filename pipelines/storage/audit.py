@@ -81,15 +81,17 @@ def audit(
         num_threads: that read files.
         on_shard: called after each shard.
     """
+    path, bad = folder.path / PLAN, []
     try:
         plan = folder.read_plan(kind, newest_version)
+    except ForeignError as error:
+        return Audit(0, [Bad(path, _reason(error, path), is_ours=False)])
     except ManifestError as error:
-        is_ours = not isinstance(error, ForeignError)
-        path = folder.path / PLAN
-        return Audit(0, [Bad(path, _reason(error, path), is_ours=is_ours)])
+        # First in the list: repaired first, as long as the manifest is there.
+        bad, plan = [Bad(path, _reason(error, path))], _listed_plan(folder)
     if plan is None:
-        return Audit(0, [])
-    bad = list(_strangers(folder, plan))
+        return Audit(0, bad)
+    bad += _strangers(folder, plan)
     found = {task.shard: folder.read_receipt(task.shard) for task in plan.tasks}
     receipts = {shard: receipt for shard, receipt in found.items() if receipt is not None}
     manifest, bad_manifest = _read_manifest(folder, plan)

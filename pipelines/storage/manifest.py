@@ -148,7 +148,7 @@ class ShardFolder:
             return Plan.from_json(_unsealed(value, "plan"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(
-                f"{path}: damaged: {error!r}; run `bottleneck verify --repair`, "
+                f"{path}: damaged: {_why(error)}; run `bottleneck verify --repair`, "
                 "or start over with --overwrite"
             ) from error
 
@@ -248,7 +248,7 @@ class ShardFolder:
             return Plan.from_json(value), [_to_receipt(entry) for entry in value["shards"]]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(
-                f"{path}: damaged: {error!r}; delete it and run the stage again"
+                f"{path}: damaged: {_why(error)}; delete it and run the stage again"
             ) from error
 
     def _check_size(self, receipt: Receipt, made_by: str) -> None:
@@ -306,6 +306,11 @@ def _unsealed(value: Mapping[str, Any], what: str) -> dict[str, Any]:
     if rest.pop(f"{what}_sha256", None) not in (None, digest(rest)):
         raise ValueError(f"its {what}_sha256 is not that of its content")
     return rest
+
+
+def _why(error: Exception) -> str:
+    """Say what was wrong: our own words, or which key or type."""
+    return str(error) if isinstance(error, ValueError) else repr(error)
 
 
 def _to_task(value: Mapping[str, Any]) -> Task:
