@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,13 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import report
+from benchmarks import cache_bounds, filling, real_cache, report
 from benchmarks.cache_baselines import BASELINES, RawSparseRecords, TextFiles
-from pipelines.storage import cells, feature_writer
 from pipelines.storage.cache import FeatureCache, shard_of
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan, ShardFolder, Task
-from pipelines.storage.probe import Probe
+from pipelines.storage.manifest import Plan
 
 Rate = Callable[[], float]
 _BATCH_SIZE = 16
@@ -38,7 +34,6 @@ _SETTINGS = [*product(["parquet", "tfrecord"], ["float32", "float16", "uint8"])]
 _SMALLER = {"float32": "at least 2.1", "float16": "at least 4", "uint8": "at least 6.5"}
 _READ = {"float32": "at least 0.25", "float16": "at least 0.3", "uint8": "none"}
 _COPY, _TWO = "array.copy() of the same batches", "two reader threads over one, parquet float16"
-_WORST_BYTES = 8 << 20  # a shard's size, from which on nothing may be much larger than raw numbers
 
 
 @dataclass(frozen=True)
@@ -77,13 +72,13 @@ def main() -> None:
         every, forward_rate = _load_maps(arguments)
         for maps in every:
             rows += _of_maps(maps, Path(folder), arguments, forward_rate)
-        rows += _worst_cases(Path(folder))
+        rows += cache_bounds.noise(Path(folder), _SETTINGS)
         if not {"start", "memory"} <= set(arguments.skip):
-            many = _many_shards(Path(folder) / "many")
+            many = cache_bounds.many_shards(Path(folder) / "many")
         if "start" not in arguments.skip:
-            rows.append(_random_start(many, arguments.repetitions))
+            rows.append(cache_bounds.random_start(many, arguments.repetitions))
         if "memory" not in arguments.skip:
-            rows.append(_memory(many))
+            rows.append(cache_bounds.memory(many, arguments.repetitions))
         if "epoch" not in arguments.skip:
             rows.append(_epoch(Path(folder), arguments.repetitions))
     arguments.features = str(arguments.features or "")
@@ -99,43 +94,6 @@ def _load_maps(arguments: argparse.Namespace) -> tuple[list[Maps], Rate | None]:
 
     found, rate = lite0_maps.run(_NODES, arguments.images, _BATCH_SIZE)
     return [Maps(name, values) for name, values in found.items()], rate
-
-
-def write_cache(
-    folder: Path, values: np.ndarray, dtype: str, file_format: str, copies: int = 1
-) -> FeatureCache:
-    """Write maps as `extract` would, a shard a copy, and open the cache."""
-    branches = tuple(f"b{i:02d}" for i in range(values.shape[1]))
-    probe = Probe(Layout(values.shape[2:], branches, dtype, "auto", file_format, 1))
-    if probe.needs_ranges:
-        probe.see(values)
-    probe.measure(values)
-    num_rows = len(values)
-    tasks = tuple(
-        Task(
-            f"train-{i:05d}-of-{copies:05d}.{file_format}",
-            "train",
-            i * num_rows,
-            (i + 1) * num_rows,
-        )
-        for i in range(copies)
-    )
-    details = {**probe.choice().layout.to_json(), "node": folder.name, "classes": ["a", "b"]}
-    plan = Plan("features", FORMAT_VERSION, {}, details, tasks)
-    shards = ShardFolder(folder)
-    shards.publish(plan)
-    receipts = {}
-    for task in tasks:
-        shard = shard_of(folder, plan, task.shard)
-        with feature_writer.open_shard(shard) as writer:
-            for start in range(0, num_rows, _BATCH_SIZE):
-                some = values[start : start + _BATCH_SIZE]
-                ids = [f"{task.shard}/{start + i}" for i in range(len(some))]
-                writer.add(ids, [i % 2 for i in range(len(some))], cells.encode(some, shard.layout))
-        receipts[task.shard] = writer.receipt()
-        shards.commit(receipts[task.shard])
-    shards.finish(plan, receipts)
-    return FeatureCache(folder)
 
 
 def _of_maps(
@@ -163,7 +121,7 @@ def _sizes(what: str, maps: Maps, folder: Path) -> list[report.Row]:
         shutil.rmtree(path)
     for file_format, dtype in _SETTINGS:
         path = folder / f"size-{file_format}-{dtype}"
-        cache = write_cache(path, maps.values, dtype, file_format)
+        cache = real_cache.write(path, maps.values, dtype, file_format)
         size_bytes = sum(receipt.size_bytes for receipt in cache.receipts)
         sizes[f"{file_format} {dtype}"] = size_bytes / maps.num_maps
         shutil.rmtree(path)
@@ -182,11 +140,11 @@ def _sizes(what: str, maps: Maps, folder: Path) -> list[report.Row]:
 
 def _speeds(what: str, maps: Maps, folder: Path, arguments: argparse.Namespace) -> list[report.Row]:
     """Measure how fast files in the page cache become dense float32."""
-    values = _varied(maps.values, _SPEED_IMAGES)
+    values = real_cache.vary(maps.values, _SPEED_IMAGES)
     measures: dict[str, Rate] = {}
     for file_format, dtype in _SETTINGS:
         name = f"{file_format} {dtype}"
-        cache = write_cache(folder / name.replace(" ", "-"), values, dtype, file_format)
+        cache = real_cache.write(folder / name.replace(" ", "-"), values, dtype, file_format)
         measures[name] = partial(_rate, _reading(cache, 1), values.nbytes)
         if (file_format, dtype) == ("parquet", "float16"):
             measures[_TWO] = partial(_rate, _reading(cache, 2), values.nbytes)
@@ -220,10 +178,7 @@ def _encoding(what: str, maps: Maps, forward_rate: Rate | None) -> list[report.R
     """Measure one thread that encodes, beside the network that it encodes for."""
     if forward_rate is None:
         return []
-    branches = tuple(f"b{i:02d}" for i in range(maps.values.shape[1]))
-    probe = Probe(Layout(maps.values.shape[2:], branches, "float16", "auto", "parquet", 1))
-    probe.measure(maps.values[:_BATCH_SIZE])
-    layout = probe.choice().layout
+    layout = real_cache.choose_layout(maps.values, "float16", "parquet")
     figures = report.take_turns(
         {"encode": lambda: _encode_rate(layout, maps.values), "forward": forward_rate}, 3, True
     )
@@ -237,16 +192,6 @@ def _encoding(what: str, maps: Maps, forward_rate: Rate | None) -> list[report.R
             "at least 10",
         )
     ]
-
-
-def _varied(values: np.ndarray, num_images: int) -> np.ndarray:
-    """Repeat maps until there are enough, in ways that a compressor cannot see."""
-    generator = np.random.default_rng(0)
-    parts = []
-    for _ in range(-(-num_images // len(values))):
-        order = generator.permutation(values.shape[-1])
-        parts.append(values[..., order] * np.float32(generator.uniform(0.7, 1.3)))
-    return np.ascontiguousarray(np.concatenate(parts)[:num_images])
 
 
 def _reading(cache: FeatureCache, num_threads: int) -> Callable[[], Iterator[np.ndarray]]:
@@ -268,91 +213,8 @@ def _encode_rate(layout: Layout, values: np.ndarray) -> float:
         plan = Plan("features", FORMAT_VERSION, {}, {**layout.to_json(), "node": "a"}, ())
         shard = shard_of(Path(folder), plan, "a.parquet")
         started = time.thread_time()
-        with feature_writer.open_shard(shard) as writer:
-            for start in range(0, len(values), _BATCH_SIZE):
-                some = values[start : start + _BATCH_SIZE]
-                ids = [str(start + i) for i in range(len(some))]
-                writer.add(ids, [0] * len(some), cells.encode(some, layout))
+        filling.fill_shard(shard, real_cache.batches(values))
         return values.shape[0] * values.shape[1] / (time.thread_time() - started)
-
-
-def _worst_cases(folder: Path) -> list[report.Row]:
-    """Write what does not compress: noise of every dtype, dense and half dense."""
-    generator, rows = np.random.default_rng(0), []
-    for (file_format, dtype), density in product(_SETTINGS, [1.0, 0.5]):
-        itemsize = np.dtype(dtype).itemsize
-        num_images = _WORST_BYTES // (2 * 7 * 7 * 320 * itemsize) + 1
-        shape = (num_images, 2, 7, 7, 320)
-        bits = generator.integers(0, 1 << 32, shape, np.uint32)
-        values = (bits.astype(np.float64) / 2**31 - 1).astype(np.float32)
-        values[generator.random(shape) > density] = 0
-        path = folder / f"worst-{file_format}-{dtype}-{density}"
-        cache = write_cache(path, values, dtype, file_format)
-        rows.append(
-            report.compare(
-                f"noise, {100 * density:.0f}% non-zero, {file_format} {dtype}: a shard",
-                "B",
-                [sum(receipt.size_bytes for receipt in cache.receipts)],
-                [values.size * itemsize],
-                "its numbers alone, raw",
-                "at most 1.02",
-            )
-        )
-        shutil.rmtree(path)
-    return rows
-
-
-def _many_shards(folder: Path) -> FeatureCache:
-    """Write a cache of several windows, in many shards."""
-    generator = np.random.default_rng(0)
-    values = np.maximum(generator.standard_normal((64, 11, 7, 7, 64), np.float32), 0)
-    return write_cache(folder, values, "float16", "parquet", copies=96)
-
-
-def _random_start(cache: FeatureCache, repetitions: int) -> report.Row:
-    """Open a cache and take the first batch of an epoch at its start and near its end."""
-
-    def first_batch(share: float) -> float:
-        started = time.perf_counter()
-        reader = FeatureCache(cache.path).reader("train")
-        step = int(share * reader.num_steps(_BATCH_SIZE))
-        batches = reader.epoch(_BATCH_SIZE, seed=1, epoch=2, first_step=step)
-        next(iter(batches))
-        elapsed = time.perf_counter() - started
-        batches.close()  # type: ignore[attr-defined]
-        return elapsed
-
-    figures = report.take_turns(
-        {share: partial(first_batch, float(share)) for share in ("0", "0.5", "0.99")},
-        repetitions,
-        warm_up=True,
-    )
-    return report.compare(
-        "open and first batch at 99% of an epoch",
-        "s",
-        figures["0.99"],
-        figures["0"],
-        "at its start",
-        "about 1, both under a second",
-        {"at 50% of the epoch, s": figures["0.5"][0]},
-    )
-
-
-def _memory(cache: FeatureCache) -> report.Row:
-    """Read a small and a larger cache in processes of their own; compare peaks."""
-    peaks = {}
-    for share in (0.5, 1.0):
-        command = [sys.executable, "-m", "benchmarks.cache_peak", str(cache.path), str(share)]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[share] = float(result.stdout)
-    return report.compare(
-        "peak memory, reading an epoch of the whole cache",
-        "MB",
-        [peaks[1.0]],
-        [peaks[0.5]],
-        "of half of it",
-        "at most 1.1",
-    )
 
 
 def _epoch(folder: Path, repetitions: int) -> report.Row:

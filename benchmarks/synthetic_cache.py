@@ -9,11 +9,11 @@ from statistics import NormalDist
 
 import numpy as np
 
+from benchmarks.filling import Batches, fill
 from pipelines.networks.nodes import Node
-from pipelines.storage import cells, feature_writer
-from pipelines.storage.cache import FeatureCache, shard_of
+from pipelines.storage.cache import FeatureCache
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan, ShardFolder, split_into_tasks
+from pipelines.storage.manifest import Plan, Task, split_into_tasks
 from pipelines.storage.probe import Probe
 
 _BRANCHES = ("original", *(f"q{qf:03d}" for qf in range(10, 101, 10)))
@@ -67,22 +67,14 @@ def write(features_dir: Path, node: Node, contents: Contents) -> FeatureCache:
     }
     fingerprint = {"synthetic": dataclasses.asdict(contents)}
     plan = Plan("features", FORMAT_VERSION, fingerprint, details, tasks)
-    folder = ShardFolder(features_dir / node.name)
-    folder.publish(plan)
-    receipts = {}
-    for task in tasks:
-        shard = shard_of(folder.path, plan, task.shard)
-        with feature_writer.open_shard(shard) as writer:
-            for start in range(0, len(task), _CHUNK_ROWS):
-                count = min(_CHUNK_ROWS, len(task) - start)
-                maps = _draw(generator, count, shard.layout, contents.density)
-                labels = generator.integers(contents.num_classes, size=count).tolist()
-                ids = [f"{task.shard}/{start + i}" for i in range(count)]
-                writer.add(ids, labels, cells.encode(maps, shard.layout))
-        receipts[task.shard] = writer.receipt()
-        folder.commit(receipts[task.shard])
-    folder.finish(plan, receipts)
-    return FeatureCache(folder.path)
+
+    def batches(task: Task) -> Batches:
+        for start in range(0, len(task), _CHUNK_ROWS):
+            count = min(_CHUNK_ROWS, len(task) - start)
+            maps = _draw(generator, count, draft, contents.density)
+            yield generator.integers(contents.num_classes, size=count).tolist(), maps
+
+    return fill(features_dir / node.name, plan, batches)
 
 
 def _draw(

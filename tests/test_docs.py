@@ -1,65 +1,20 @@
-"""Pages that stay true: links, commands, settings, examples, lists of files, keys and libraries."""
+"""Pages that stay true: links, commands, settings, lists of files and libraries."""
 
 from __future__ import annotations
 
-import ast
 import configparser
-import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from images import photo, to_jpeg, to_png, write_bad_files
-from shards import LAYOUTS, ROWS, make_layout, write_cache
+from pages import OUR_PAGES, PAGES, ROOT, blocks, inline, prose, section, text_of
 
 from bottleneck_cli.main import main
-from pipelines import compress, extract, workspace
-from pipelines.config import TABLES, CompressConfig, GlobalConfig
-from pipelines.images.codecs import JpegCodec, decode_variant
-from pipelines.images.decode import decode_original
-from pipelines.progress import Silent
-from pipelines.storage.batches import Batch
-from pipelines.storage.cache import FeatureCache
-from pipelines.storage.layout import Layout
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(
-    path
-    for folder in ("", "docs", "data", "benchmarks")
-    for path in (ROOT / folder).glob("*.md")
-    if path.name != "LICENSE.md"
-)
-OUR_PAGES = [page for page in PAGES if page.parent.name != "benchmarks"]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-
-
-def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def blocks(page: Path, language: str | None = None) -> list[str]:
-    """Give the page's code blocks, of one language or of all."""
-    return [code for name, code in FENCE.findall(text_of(page)) if language in (None, name)]
-
-
-def inline(page: Path) -> list[str]:
-    """Give the pieces of code in the page's sentences."""
-    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
-
-
-def prose(page: Path) -> str:
-    return FENCE.sub("", text_of(page))
-
-
-def section(page: Path, heading: str) -> str:
-    """Give what stands below a heading, up to the next heading of any level."""
-    return re.split(r"^#+ .*\n", text_of(page).split(f"# {heading}\n", 1)[1], flags=re.M)[0]
+from pipelines import workspace
+from pipelines.config import TABLES, GlobalConfig
 
 
 def anchors(page: Path) -> set[str]:
@@ -122,88 +77,6 @@ def layout_of_the_code() -> dict[str, str]:
         else:
             found["".join(folders) + name] = words.strip()
     return found
-
-
-def keys_in(value: Any, closed: str) -> set[str]:
-    """Name every key at any depth of a JSON value, but those below the key `closed`."""
-    if isinstance(value, list):
-        return {key for item in value for key in keys_in(item, closed)}
-    if isinstance(value, dict):
-        inner = [item for key, item in value.items() if key != closed]
-        return set(value) | {key for item in inner for key in keys_in(item, closed)}
-    return set()
-
-
-def unnamed_keys(folder: Path, page: str, closed: str = "") -> set[str]:
-    """Find the keys of all JSON files below a folder that a page does not name."""
-    found = set()
-    for path in folder.rglob("*.json"):
-        found |= keys_in(json.loads(path.read_text(encoding="utf-8")), closed)
-    assert found
-    return found - {code.strip('"') for code in inline(ROOT / "docs" / page)}
-
-
-def run_example(
-    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, library: str
-) -> dict[str, Any]:
-    """Run the page's example for a library, as it stands, in a folder; returns its names."""
-    examples = blocks(ROOT / "docs" / page, "python")
-    (code,) = [code for code in examples if f"import {library}" in code]
-    imported = {
-        name.partition(".")[0]
-        for node in ast.walk(ast.parse(code))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    standard = {"hashlib", "io", "json", "math", "pathlib"}
-    assert imported <= standard | {"numpy", "pyarrow", "PIL", "tensorflow"}
-    monkeypatch.chdir(folder)
-    file = folder / "example.py"  # TensorFlow reads the source of what it compiles
-    file.write_text(code, encoding="utf-8")
-    names: dict[str, Any] = {}
-    exec(compile(code, str(file), "exec"), names)
-    return names
-
-
-def layouts_in(format: str) -> Any:
-    """Parametrize a test with the layouts of a format, and with one whose masks have two words."""
-    found = {name: layout for name, layout in LAYOUTS.items() if layout.format == format}
-    found["vector"] = make_layout("float16", "sparse", format, (100,))
-    return pytest.mark.parametrize("layout", found.values(), ids=found)
-
-
-def write_signed_cache(workspace_dir: Path, layout: Layout) -> Batch:
-    """Write a cache of maps that float32 alone holds exactly; returns what its reader reads."""
-    folder, maps = workspace_dir / "features" / "mixed_9", {}
-    rng = np.random.default_rng(0)
-    for split, count in ROWS.items():
-        shape = (count, len(layout.branches), *layout.shape)
-        maps[split] = (rng.normal(0, 9, shape) * rng.integers(0, 2, shape)).astype(np.float32)
-    write_cache(folder, layout, maps=maps)
-    (batch,) = FeatureCache(folder).reader("train", ("q010",)).in_order(ROWS["train"])
-    assert min(np.count_nonzero(batch.features < 0), np.count_nonzero(batch.features == 0)) > 100
-    return batch
-
-
-@pytest.fixture(scope="module")
-def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with some images in images/, compressed, some of them in quarantine."""
-    path = tmp_path_factory.mktemp("compressed")
-    for i in range(14):
-        folder = path / "images" / ("even", "odd")[i % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        picture = photo(i, size=(20 + i, 30), channels=1 if i % 3 == 0 else 3)
-        (folder / f"{i}").write_bytes(to_png(picture) if i < 7 else to_jpeg(picture))
-    (path / "images" / "odd" / "link").symlink_to("nowhere")
-    write_bad_files(path / "images" / "odd")
-    config = CompressConfig(images="images", qualities=(10, 90), max_bad_share=0.9, shards=4)
-    compress.run(path, config, 0, Silent())
-    return path
 
 
 def test_pages_are_found():
@@ -311,65 +184,3 @@ def test_design_page_libraries_have_the_ranges_of_setup_cfg():
         required[name] = versions.strip()
     rows = re.findall(r"^\| ([\w-]+) \| (>= [^|]+) \|", text_of(ROOT / "docs/design.md"), re.M)
     assert dict(rows) == required
-
-
-@layouts_in("parquet")
-def test_cache_page_parquet_example_gives_what_the_reader_gives(layout, tmp_path, monkeypatch):
-    expected = write_signed_cache(tmp_path, layout)
-    found = run_example("cache-format.md", tmp_path, monkeypatch, "pyarrow")
-    np.testing.assert_array_equal(found["maps"], expected.features[:, 0])
-    assert found["maps"].dtype == ("float32" if layout.dtype == "uint8" else layout.dtype)
-    assert found["ids"] == expected.ids
-    assert found["labels"] == ["abcde"[label] for label in expected.labels]
-
-
-@layouts_in("tfrecord")
-def test_cache_page_tensorflow_example_gives_what_the_reader_gives(layout, tmp_path, monkeypatch):
-    expected = write_signed_cache(tmp_path, layout)
-    found = run_example("cache-format.md", tmp_path, monkeypatch, "tensorflow")
-    maps, labels, ids = zip(*found["dataset"].unbatch().as_numpy_iterator(), strict=True)
-    np.testing.assert_array_equal(maps, expected.features[:, 0])
-    assert maps[0].dtype == ("float32" if layout.dtype == "uint8" else layout.dtype)
-    assert [name.decode() for name in ids] == expected.ids
-    assert list(labels) == expected.labels.tolist()
-
-
-def test_variants_page_example_gives_the_encoded_images(compressed, monkeypatch):
-    found = run_example("variants-format.md", compressed, monkeypatch, "pyarrow")["pictures"]
-    lines = (compressed / "variants/jpeg/quarantine.csv").read_text("utf-8").splitlines()
-    left_out = {line.partition(",")[0] for line in lines}
-    index = pq.read_table(compressed / "index" / "images.parquet").to_pylist()
-    planned = [row["id"] for row in index if row["split"] == "train"]
-    assert list(found) == [name for name in planned if name not in left_out]
-    assert 0 < len(found) < len(planned)
-    for name, (label, pixels) in found.items():
-        assert label == name.partition("/")[0]
-        original = decode_original((compressed / "images" / name).read_bytes())
-        (encoded,) = JpegCodec((10,)).encode(original)
-        np.testing.assert_array_equal(pixels, decode_variant(encoded))
-
-
-def test_variants_page_quarantine_has_the_listings_problems_first(compressed):
-    lines = (compressed / "variants/jpeg/quarantine.csv").read_text("utf-8").splitlines()
-    assert lines[:2] == ["id,reason", "odd/link,link to nothing"]
-    assert len(lines) > 3
-
-
-@pytest.mark.parametrize("folder", ["variants", "index"])
-def test_variants_page_names_every_key_of_the_files(folder, compressed):
-    names_of_splits = {"train", "val", "test"}
-    assert unnamed_keys(compressed / folder, "variants-format.md") <= names_of_splits
-
-
-@pytest.mark.slow
-def test_cache_page_names_every_key_of_the_files(workspace, extracted):
-    chained = {"from_node": "block7a_expand_activation", "node": ("avg_pool",)}
-    stored = {"dtype": "uint8", "format": "tfrecord", "overwrite": True}
-    config = extracted.config.model_copy(update={**chained, **stored})
-    extract.run(workspace, config, 0, Silent())
-    features = workspace / "features"
-    details = json.loads((features / "avg_pool" / "plan.json").read_text("utf-8"))["details"]
-    assert {"scales", "zero_points", "probe"} <= details.keys()
-    assert (features / "avg_pool" / "cut-check.json").exists()
-    # What lies in the variants' fingerprint stands on their page.
-    assert unnamed_keys(features, "cache-format.md", "variants") == set()
