@@ -23,7 +23,7 @@ def fill(folder: Path, plan: Plan, batches_of: Callable[[Task], Batches]) -> Fea
     receipts = {}
     for task in plan.tasks:
         receipts[task.shard] = fill_shard(shard_of(folder, plan, task.shard), batches_of(task))
-        shards.commit(receipts[task.shard])
+        shards.commit(plan, receipts[task.shard])
     shards.finish(plan, receipts)
     return FeatureCache(folder)
 

@@ -53,8 +53,10 @@ def extracted(node: Mapping[str, Any]) -> list[str]:
         lines.append(f"{percent(node['clipped_share'])} of the values beyond their scale, clipped")
     check = node["cut_check"]
     if check:
+        start = check["start"]
+        way = "" if start == "images" else f", from the cached {start} on,"
         lines.append(
-            f"the cut: {count(check['num_images'], 'image')} differ by at most "
+            f"the cut: {count(check['num_images'], 'image')}{way} differ by at most "
             f"{check['max_difference']:.1e} of their largest score ({check['bound']:.0e} accepted),"
             f" {percent(check['same_top1'])} have the same best class"
         )
@@ -127,7 +129,7 @@ def stats(values: Mapping[str, Any]) -> list[str]:
 def verification(values: Mapping[str, Any]) -> list[str]:
     """Return the lines that show which files are bad."""
     lines = [f"{entry['file']}: {entry['reason']}" for entry in values["bad"]]
-    moved = f", {values['num_moved']} moved aside" if values["num_moved"] else ""
+    moved = f", {values['num_moved']} repaired" if values["num_moved"] else ""
     what = f"{count(values['num_bad'], 'bad file')}{moved}" if lines else "all whole"
     return [
         *lines,

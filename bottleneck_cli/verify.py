@@ -18,8 +18,8 @@ Example:
 def command(session: options.Session, config: VerifyConfig) -> None:
     """Check every file of the variants and the caches against its receipt.
 
-    Names each file that is not what was written, and why; exit status 1 when there is one that was
-    not moved aside by --repair.
+    Names each file that is not what was written, and why; exit status 1 when there is one that
+    --repair left.
     """
     from pipelines import verify
 

@@ -18,7 +18,7 @@ from pipelines.progress import Progress
 from pipelines.storage import audit, batches, cells, layout, locks, variants
 from pipelines.storage.audit import Audit, DeepCheck
 from pipelines.storage.cache import shards_of
-from pipelines.storage.manifest import PLAN, Plan, Receipt, ShardFolder
+from pipelines.storage.manifest import MANIFEST, PLAN, RECEIPTS, Plan, Receipt, ShardFolder
 
 
 def run(
@@ -57,9 +57,8 @@ def run(
                     name = entry.path.relative_to(workspace_dir)
                 bad.append({"file": name.as_posix(), "reason": entry.reason})
                 if repair and entry.is_ours:
-                    aside = audit.move_aside(folder, entry)
+                    done = audit.repair(folder, entry)
                     num_moved += 1
-                    done = f"moved to {aside.parent.name}/" if aside else "to be made again"
                     progress.say(f"{name}: {entry.reason}; {done}")
     return {
         "stage": "verify",
@@ -73,8 +72,9 @@ def run(
 
 def _folders(workspace_dir: Path, features_dir: Path) -> Iterator[tuple[ShardFolder, str]]:
     for parent, kind in ((workspace_dir / "variants", "variants"), (features_dir, "features")):
-        for path in sorted(parent.glob(f"*/{PLAN}")):
-            yield ShardFolder(path.parent), kind
+        for path in sorted(parent.glob("*/")):
+            if any((path / name).exists() for name in (PLAN, MANIFEST, RECEIPTS)):
+                yield ShardFolder(path), kind
 
 
 def _audit(folder: ShardFolder, kind: str, deep: bool, progress: Progress) -> Audit:

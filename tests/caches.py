@@ -121,7 +121,7 @@ def make_cache(
                 some = slice(i, i + 4)
                 writer.add(names[some], labels[some], cells.encode(maps[some], layout))
         receipts[task.shard] = writer.receipt()
-        shards.commit(receipts[task.shard])
+        shards.commit(plan, receipts[task.shard])
     shards.finish(plan, receipts)
     return FeatureCache(folder)
 

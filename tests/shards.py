@@ -102,7 +102,7 @@ def write_cache(
     for task in tasks:
         part = found[task.split][task.start : task.stop]
         shard = shard_of(folder, plan, task.shard)
-        shards.commit(write_shard(shard, part, task.start, name_of))
+        shards.commit(plan, write_shard(shard, part, task.start, name_of))
     shards.finish(plan, shards.receipts(plan))
     return found
 

@@ -133,6 +133,21 @@ def test_read_shard_of_other_images_receipts_bent_says_what_it_is(folder, twins,
     assert place_of(other) in str(raised.value)
 
 
+def test_shard_and_receipt_of_another_cache_are_no_shard_of_this_one(
+    folder, twins, extract, tmp_path
+):
+    fill(tmp_path / "other", dataclasses.replace(extract, seed=3))
+    before = read_all(folder)
+    for name in (twins[0].name, f"receipts/{twins[0].name}.json"):
+        shutil.copy(tmp_path / "other" / "front" / name, folder / name)
+    (folder / "manifest.json").unlink()
+    (found,) = bad_files(folder)
+    assert found[0] == f"receipts/{twins[0].name}.json"
+    done = fill(folder.parent, extract)
+    assert done.num_resumed_shards == sum(len(o.plan.tasks) for o in done.outputs) - 1
+    assert read_all(folder) == before
+
+
 def test_read_shard_of_a_cache_that_differs_in_settings_alone_says_what_it_is(
     folder, twins, extract, tmp_path
 ):

@@ -217,7 +217,7 @@ def write_with_an_empty_shard(folder: Path, format: str) -> np.ndarray:
     shards.publish(plan)
     for task in tasks:
         part = maps[task.start : task.stop]
-        shards.commit(write_shard(shard_of(folder, plan, task.shard), part, task.start))
+        shards.commit(plan, write_shard(shard_of(folder, plan, task.shard), part, task.start))
     shards.finish(plan, shards.receipts(plan))
     return maps
 

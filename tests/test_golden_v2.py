@@ -27,7 +27,7 @@ from pipelines.storage.manifest import ShardFolder
 
 GOLDEN = Path(__file__).parent / "golden"
 V2 = GOLDEN / "v2"
-TREE_SHA256 = "fcfd04bb20daccc6e666723cb774b4ddb211d17838031e68cb9f886f02de3916"
+TREE_SHA256 = "9d047327686f4cce52ee49285606fed471ac7ece55780a7658ac67de61868279"
 BRANCHES = ("original", "q010", "q090")
 SHAPE = (3, 5, 7)
 SCALES = (2**-10, 0.25, 0.25, 0.25, 0.1, 0.25, 0.25)

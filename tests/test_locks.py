@@ -17,6 +17,7 @@ from disks import mounted
 from lockers import (
     ELSEWHERE,
     HOLDER,
+    NEARLY_S,
     make_old,
     names,
     number_of_the_dead,
@@ -151,6 +152,15 @@ def test_hold_clock_of_this_host_is_wrong_goes_by_the_file_systems(tmp_path, mon
     write_lock(tmp_path / ".lock", **ELSEWHERE)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    with pytest.raises(ManifestError, match="another command is at work"), hold(tmp_path):
+        pass
+
+
+def test_hold_lock_from_far_in_the_future_is_no_heartbeat(tmp_path):
+    write_lock(tmp_path / ".lock", age_s=-86400, **ELSEWHERE)
+    with hold(tmp_path) as lock:
+        lock.check()
+    write_lock(tmp_path / ".lock", age_s=-NEARLY_S, **ELSEWHERE)
     with pytest.raises(ManifestError, match="another command is at work"), hold(tmp_path):
         pass
 

@@ -22,7 +22,7 @@ from processes import ask, open_files, running, wait_until
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import atomic, locks
-from pipelines.storage.locks import check_unread, hold, reading
+from pipelines.storage.locks import check_all, check_unread, hold, reading
 
 READER = """
 import sys
@@ -148,6 +148,15 @@ def test_reading_error_in_the_block_is_not_lost(tmp_path):
     with pytest.raises(FileNotFoundError), reading(tmp_path):
         (tmp_path / "missing").read_bytes()
     assert names(tmp_path) == []
+
+
+def test_reading_mark_taken_for_dead_is_noticed(tmp_path):
+    with reading(tmp_path) as marks:
+        check_all(marks)
+        make_old(tmp_path / f".lock.read.{marks[0]._holder.token}")
+        check_unread(tmp_path)
+        with pytest.raises(ManifestError, match=r"\.lock\.read\.\w+: is gone; this process"):
+            check_all(marks)
 
 
 def test_check_unread_live_reader_is_named_until_it_ends(tmp_path):

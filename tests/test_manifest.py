@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from editing import edit, replace
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import manifest
-from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
+from pipelines.storage.manifest import ForeignError, Plan, Receipt, ShardFolder, Task
 
 TASKS = (
     Task("train-00000-of-00002.parquet", "train", 0, 5),
@@ -36,7 +37,7 @@ def make_set(folder: Path, *, is_finished: bool = True) -> ShardFolder:
     for task in TASKS:
         receipt = make_receipt(task)
         (folder / task.shard).write_bytes(bytes(receipt.size_bytes))
-        shard_folder.commit(receipt)
+        shard_folder.commit(PLAN, receipt)
         receipts[task.shard] = receipt
     if is_finished:
         shard_folder.finish(PLAN, receipts)
@@ -66,11 +67,36 @@ def test_read_plan_other_kind_is_an_error(tmp_path):
         make_set(tmp_path).read_plan("features", 1)
 
 
-@pytest.mark.parametrize("content", ["[]", "null", '"variants"', "{}"])
-def test_read_plan_other_json_is_an_error(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[]", "damaged: expected a JSON object"),
+        ("null", "damaged: expected a JSON object"),
+        ('"variants"', "damaged: expected a JSON object"),
+        ("{}", "no plan of variants"),
+    ],
+)
+def test_read_plan_other_json_is_an_error(tmp_path, content, why):
     (tmp_path / "plan.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ManifestError, match=r"plan\.json: no plan of variants"):
+    with pytest.raises(ManifestError, match=rf"plan\.json: {why}"):
         ShardFolder(tmp_path).read_plan("variants", 1)
+
+
+def test_read_plan_missing_beside_a_manifest_is_an_error(tmp_path):
+    folder = make_set(tmp_path)
+    (tmp_path / "plan.json").unlink()
+    message = r"plan\.json: is missing, though manifest\.json is there; run `bottleneck verify"
+    with pytest.raises(ManifestError, match=message):
+        folder.read_plan("variants", 1)
+
+
+@pytest.mark.parametrize("change", [{"kind": "features"}, {"format_version": 9}])
+def test_read_plan_with_a_flipped_bit_is_damaged_and_not_foreign(tmp_path, change):
+    folder = make_set(tmp_path)
+    edit(tmp_path / "plan.json", lambda plan: plan.update(change), is_sealed=False)
+    with pytest.raises(ManifestError, match=r"plan\.json: damaged: its plan_sha256") as caught:
+        folder.read_plan("variants", 1)
+    assert not isinstance(caught.value, ForeignError)
 
 
 @pytest.mark.parametrize("key", ["format_version", "fingerprint", "details", "shards"])
@@ -108,10 +134,26 @@ def test_receipts_shard_resized_does_not_hold(tmp_path, change):
     assert list(folder.receipts(PLAN)) == [TASKS[1].shard, TASKS[2].shard]
 
 
-def test_receipts_of_other_shards_are_passed_over(tmp_path):
+@pytest.mark.parametrize("change", [{"tasks": TASKS[2:]}, {"fingerprint": {"codec": "other"}}])
+def test_receipts_of_another_plan_do_not_hold(tmp_path, change):
     folder = make_set(tmp_path)
-    fewer = dataclasses.replace(PLAN, tasks=TASKS[2:])
-    assert list(folder.receipts(fewer)) == [TASKS[2].shard]
+    assert folder.receipts(dataclasses.replace(PLAN, **change)) == {}
+    assert len(folder.receipts(PLAN)) == 3
+
+
+def test_receipts_of_another_shard_do_not_hold(tmp_path):
+    folder = make_set(tmp_path)
+    one, other = (tmp_path / "receipts" / f"{task.shard}.json" for task in TASKS[:2])
+    other.write_bytes(one.read_bytes())
+    (tmp_path / TASKS[1].shard).write_bytes((tmp_path / TASKS[0].shard).read_bytes())
+    assert list(folder.receipts(PLAN)) == [TASKS[0].shard, TASKS[2].shard]
+
+
+def test_commit_makes_the_folder_of_receipts_again(tmp_path):
+    folder = make_set(tmp_path)
+    shutil.rmtree(tmp_path / "receipts")
+    folder.commit(PLAN, make_receipt(TASKS[0]))
+    assert list(folder.receipts(PLAN)) == [TASKS[0].shard]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +192,7 @@ def test_receipts_of_the_first_release_hold_without_a_checksum(tmp_path):
 def test_receipts_footers_hash_is_kept_where_there_is_one(tmp_path, footer_sha256):
     folder = make_set(tmp_path)
     receipt = dataclasses.replace(make_receipt(TASKS[0]), footer_sha256=footer_sha256)
-    folder.commit(receipt)
+    folder.commit(PLAN, receipt)
     assert folder.receipts(PLAN)[TASKS[0].shard] == receipt
     value = json.loads((tmp_path / "receipts" / f"{TASKS[0].shard}.json").read_text())
     assert ("footer_sha256" in value) == (footer_sha256 is not None)

@@ -54,6 +54,11 @@ def edit_receipt(shard: Path) -> None:
     edit(receipt_of(shard), lambda value: value.update(num_rows=1))
 
 
+def exchange_receipts(shard: Path) -> None:
+    one, *_, other = sorted((shard.parent / "receipts").iterdir())
+    other.write_bytes(one.read_bytes())
+
+
 def forget_receipt(shard: Path) -> None:
     receipt_of(shard).unlink()
 
@@ -64,9 +69,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], int]] = {
     "cut": (cut, 1),
     "missing": (Path.unlink, 1),
     "exchanged": (exchange, 2),
-    "receipt empty": (empty_receipt, 1),
-    "receipt edited": (edit_receipt, 1),
-    "receipt missing": (forget_receipt, 1),
+    "receipt empty": (empty_receipt, 0),
+    "receipt edited": (edit_receipt, 0),
+    "receipt missing": (forget_receipt, 0),
+    "receipt of another": (exchange_receipts, 0),
 }
 
 
@@ -101,7 +107,7 @@ def test_repair_damaged_shard_is_made_again_with_the_same_bytes(kind, damage, wo
     bad = verified(workspace, features=features, status=1)["bad"]
     summary = verified(workspace, "--repair", features=features, status=0)
     assert summary["bad"] == bad
-    assert summary["num_moved"] == summary["num_bad"] == len(bad) == num_made
+    assert summary["num_moved"] == summary["num_bad"] == len(bad) == max(1, num_made)
     assert verified(workspace, features=features, status=0)["bad"] == []
     num_shards = NUM_VARIANTS if kind == "variants" else NUM_FEATURES
     assert run_stage(workspace, kind) == num_shards - num_made
@@ -193,6 +199,88 @@ def test_repair_damaged_plan_without_a_manifest_lets_its_cache_be_made_again(kin
     assert content(workspace) == before
 
 
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_repair_plan_missing_is_written_again_from_the_manifest(kind, workspace):
+    pattern, features = PATTERNS[kind]
+    before = content(workspace)
+    plan = first(workspace, pattern).with_name("plan.json")
+    plan.unlink()
+    summary = verified(workspace, "--repair", features=features, status=0)
+    assert [Path(bad["file"]).name for bad in summary["bad"]] == ["plan.json"]
+    assert content(workspace) == before
+    assert verified(workspace, features=features, status=0)["num_bad"] == 0
+
+
+def test_repair_plan_missing_without_a_manifest_is_named(workspace):
+    front = workspace / "features" / "front"
+    for name in ("plan.json", "manifest.json"):
+        (front / name).unlink()
+    summary = verified(workspace, status=1)
+    assert [Path(bad["file"]) for bad in summary["bad"]] == [Path("features/front/plan.json")]
+    run_stage(workspace, "parquet")
+    assert verified(workspace, status=0)["num_bad"] == 0
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tfrecord"])
+def test_repair_plan_of_another_cache_is_written_again(kind, workspace):
+    _, features = PATTERNS[kind]
+    before = content(workspace)
+    front, pool = (workspace / features / node / "plan.json" for node in ("front", "pool"))
+    front.write_bytes(pool.read_bytes())
+    summary = verified(workspace, "--repair", features=features, status=0)
+    assert [Path(bad["file"]).parts[-2:] for bad in summary["bad"]] == [("front", "plan.json")]
+    assert content(workspace) == before
+
+
+def test_repair_manifest_of_another_cache_is_made_again(workspace):
+    before = content(workspace)
+    front, pool = (workspace / "features" / node / "manifest.json" for node in ("front", "pool"))
+    front.write_bytes(pool.read_bytes())
+    summary = verified(workspace, "--repair", status=0)
+    assert [Path(bad["file"]).parts[-2:] for bad in summary["bad"]] == [("front", "manifest.json")]
+    assert run_stage(workspace, "parquet") == NUM_FEATURES
+    assert content(workspace) == before
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_repair_receipts_lost_are_written_again_from_the_manifest(kind, workspace):
+    pattern, features = PATTERNS[kind]
+    before = content(workspace)
+    shutil.rmtree(receipt_of(first(workspace, pattern)).parent)
+    verified(workspace, "--repair", features=features, status=0)
+    assert content(workspace) == before
+
+
+def test_repair_receipt_lost_of_a_damaged_shard_lets_it_be_made_again(workspace):
+    before = content(workspace)
+    shard = first(workspace, PATTERNS["parquet"][0])
+    flip_middle(shard)
+    forget_receipt(shard)
+    verified(workspace, "--repair", status=0)
+    assert not shard.exists() and not receipt_of(shard).exists()
+    assert run_stage(workspace, "parquet") == NUM_FEATURES - 1
+    assert content(workspace) == before
+
+
+def test_repair_receipts_lost_of_an_unfinished_cache_lets_it_go_on(workspace):
+    before = content(workspace)
+    front = workspace / "features" / "front"
+    shutil.rmtree(front / "receipts")
+    (front / "manifest.json").unlink()
+    assert run_stage(workspace, "parquet") == NUM_FEATURES / 2
+    assert content(workspace) == before
+
+
+def test_repair_damaged_cut_check_is_made_again(workspace):
+    before = content(workspace)
+    check = workspace / "features" / "front" / "cut-check.json"
+    edit(check, lambda value: value.update(max_difference=0), is_sealed=False)
+    summary = verified(workspace, "--repair", status=0)
+    assert [Path(bad["file"]).name for bad in summary["bad"]] == ["cut-check.json"]
+    assert run_stage(workspace, "parquet") == NUM_FEATURES
+    assert content(workspace) == before
+
+
 def test_repair_shard_of_no_plan_goes_and_the_cache_stays_whole(workspace):
     before = content(workspace)
     shard = first(workspace, PATTERNS["parquet"][0])
@@ -229,8 +317,8 @@ def test_repair_says_where_each_file_went(workspace):
     result = invoke("verify", "--repair", "-C", workspace)
     name = shard.relative_to(workspace)
     assert f"{name}: its SHA-256 is not its receipt's; moved to bad/\n" in result.stderr
-    assert "is missing, though the manifest lists its shard; to be made again\n" in result.stderr
-    assert ", 2 bad files, 2 moved aside, " in result.stdout
+    assert "is missing, though the manifest lists its shard; written again\n" in result.stderr
+    assert ", 2 bad files, 2 repaired, " in result.stdout
 
 
 @pytest.mark.parametrize("kind", PATTERNS)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
+from pipelines.storage import locks
 from pipelines.storage.locks import Lock
 from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
 
@@ -49,23 +50,26 @@ def run_tasks(
     """Have the shards made that have no receipt that holds, then publish the manifests.
 
     Args:
-        outputs: folders that are filled in one pass; their plans have the same tasks.
+        outputs: folders that are filled in one pass; the plans of those that are not whole have
+            the same tasks.
         engine: does the pieces of work it is given, in any order; gives each with its receipts, one
             an output, when the shards are on disk. A piece may be done twice without harm.
         check: called at the start and after each shard; may raise to stop the run.
-        held: the locks on the folders; a receipt is written by whoever still holds them.
+        held: the locks on the folders and the marks of those that are read; a receipt is written
+            by whoever still holds them.
     """
     check()
-    with contextlib.closing(engine(_left(outputs))) as done:
+    with contextlib.closing(engine(left(outputs))) as done:
         for work, receipts in done:
-            for lock in held:
-                lock.check()
+            locks.check_all(held)
             for output, receipt in zip(work.outputs, receipts, strict=True):
-                output.folder.commit(receipt)  # a crash loses one shard a worker at most
+                # A crash loses one shard a worker at most.
+                output.folder.commit(output.plan, receipt)
                 output.receipts[receipt.shard] = receipt
                 path = output.folder.path / receipt.shard
                 _logger.info("%s: %d rows, %d bytes", path, receipt.num_rows, receipt.size_bytes)
             check()
+    locks.check_all(held)
     for output in outputs:
         output.folder.finish(output.plan, output.receipts)
 
@@ -78,9 +82,11 @@ def in_turn(
         yield work, run_one(work.task, work.outputs)
 
 
-def _left(outputs: Sequence[Output]) -> list[Work]:
+def left(outputs: Sequence[Output]) -> list[Work]:
+    """Return what is to be made, in the order of the plan."""
+    missing = [(output, set(output.missing())) for output in outputs]
+    tasks = next((output.plan.tasks for output, lacking in missing if lacking), ())
     every = (
-        Work(task, [output for output in outputs if task.shard not in output.receipts])
-        for task in outputs[0].plan.tasks
+        Work(task, [output for output, lacking in missing if task in lacking]) for task in tasks
     )
     return [work for work in every if work.outputs]

@@ -126,8 +126,12 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, to_json(value))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, mend: str = "delete it and run the stage again") -> Any:
     """Read a JSON file that this package wrote.
+
+    Args:
+        path: the file.
+        mend: what the user can do, for the message.
 
     Raises:
         ManifestError: it cannot be read as JSON.
@@ -135,9 +139,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ManifestError(
-            f"{path}: cannot be read: {error}; delete it and run the stage again"
-        ) from error
+        raise ManifestError(f"{path}: cannot be read: {error}; {mend}") from error
 
 
 def make_folder(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Whether a stage's folder still holds what was written: every file against its receipt.
 
-A shard is bad when its bytes are not those of its receipt. Where a set is finished, receipts and
-manifest must agree, and no other shard may lie beside those of the plan.
+A shard is bad when its bytes are not those of its receipt. Where a set is finished, plan, receipts
+and manifest must agree, and no other shard may lie beside those of the plan. What the manifest
+holds too, the plan and each receipt, is written again from it; a shard is made again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from pipelines.errors import ManifestError, PipelineError, ShardError
 from pipelines.storage import atomic
 from pipelines.storage.manifest import (
+    CUT_CHECK,
     MANIFEST,
     PLAN,
     RECEIPTS,
@@ -41,12 +43,14 @@ class Bad:
         reason: what is wrong with it, in words.
         shard: the shard that must be made again; None where it is another kind of file.
         is_ours: False where another program or a newer version wrote it, so that it stays.
+        write_again: writes it as it was, where that is known.
     """
 
     path: Path
     reason: str
     shard: str | None = None
     is_ours: bool = True
+    write_again: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,30 +85,25 @@ def audit(
         num_threads: that read files.
         on_shard: called after each shard.
     """
-    path, bad = folder.path / PLAN, []
-    try:
-        plan = folder.read_plan(kind, newest_version)
-    except ForeignError as error:
-        return Audit(0, [Bad(path, _reason(error, path), is_ours=False)])
-    except ManifestError as error:
-        # First in the list: repaired first, as long as the manifest is there.
-        bad, plan = [Bad(path, _reason(error, path))], _listed_plan(folder)
+    manifest = _read_manifest(folder, kind, newest_version)  # written after all receipts
+    plan, bad = _read_plan(folder, kind, newest_version, manifest)
     if plan is None:
         return Audit(0, bad)
-    bad += _strangers(folder, plan)
-    found = {task.shard: folder.read_receipt(task.shard) for task in plan.tasks}
+    bad += [*_strangers(folder, plan), *_bad_manifest(folder, plan, manifest)]
+    found = {task.shard: folder.read_receipt(plan, task.shard) for task in plan.tasks}
     receipts = {shard: receipt for shard, receipt in found.items() if receipt is not None}
-    manifest, bad_manifest = _read_manifest(folder, plan)
-    bad += bad_manifest
-    for task in plan.tasks:
-        bad += _bad_receipt(folder, task, receipts.get(task.shard), manifest.get(task.shard))
-    known = {**manifest, **receipts}
+    listed = manifest.receipts if manifest.plan == plan else {}
+    known = {**listed, **receipts}
     made = [known[task.shard] for task in plan.tasks if task.shard in known]
+    bad_shards: dict[str, Bad] = {}
     with ThreadPoolExecutor(num_threads) as pool:
         for bad_shard in pool.map(partial(_bad_shard, folder.path, plan, deep_check), made):
-            bad += bad_shard
+            bad_shards.update((one.path.name, one) for one in bad_shard)
             on_shard()
-    return Audit(len(made), bad)
+    for task in plan.tasks:
+        proof = listed.get(task.shard) if task.shard not in bad_shards else None
+        bad += _bad_receipt(folder, plan, task, receipts.get(task.shard), proof)
+    return Audit(len(made), [*bad, *bad_shards.values()])
 
 
 def num_shards(folder: ShardFolder) -> int:
@@ -112,49 +111,97 @@ def num_shards(folder: ShardFolder) -> int:
     return len(list((folder.path / RECEIPTS).glob("*.json")))
 
 
-def move_aside(folder: ShardFolder, found: Bad) -> Path | None:
-    """Put a bad file out of the way, so that the stage makes exactly that again.
+def repair(folder: ShardFolder, found: Bad) -> str:
+    """Put a bad file out of the way, and write it again, or let its stage make it again.
 
     Returns:
-        Where it lies now; None where it is missing.
+        What was done, in words.
 
     Raises:
         ShardError: the file system refuses.
     """
-    aside = folder.path / ASIDE
-    atomic.make_folder(aside)
-    target = aside / found.path.name
-    number = 1
-    while target.exists():
-        number += 1
-        target = aside / f"{found.path.name}.{number}"
     # First what says that a shard is whole: killed in between, it only seems not made yet.
     receipt = folder.path / RECEIPTS / f"{found.shard}.json"
     proofs = [folder.path / MANIFEST, receipt] if found.shard else []
+    is_there = found.path.exists()
     try:
         for proof in proofs:
             if proof != found.path:
                 proof.unlink(missing_ok=True)
-        if not found.path.exists():
-            return None
-        plan = _listed_plan(folder) if found.path.name == PLAN else None
-        if plan is not None:  # never without a plan: a start would make everything anew
-            atomic.write_bytes(target, found.path.read_bytes())
-            folder.restore(plan)
-            return target
-        found.path.replace(target)
-        atomic.sync_folder(found.path.parent)
+        if is_there:
+            target = _free_name(folder.path / ASIDE, found.path.name)
+            if found.write_again:  # it never is without a plan: a start would make everything anew
+                atomic.write_bytes(target, found.path.read_bytes())
+            else:
+                found.path.replace(target)
+                atomic.sync_folder(found.path.parent)
     except OSError as error:
         raise ShardError(f"{found.path}: cannot be moved aside: {error.strerror}") from error
+    if found.write_again:
+        found.write_again()
+        return f"written again, as it was is in {ASIDE}/" if is_there else "written again"
+    return f"moved to {ASIDE}/" if is_there else "to be made again"
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    atomic.make_folder(folder)
+    target, number = folder / name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{name}.{number}"
     return target
 
 
-def _listed_plan(folder: ShardFolder) -> Plan | None:
-    """Return the plan that a whole manifest holds too."""
+@dataclass(frozen=True)
+class _Manifest:
+    """What manifest.json says; nothing where it is missing or damaged.
+
+    Attributes:
+        plan: that it holds.
+        receipts: by shard.
+        reason: why it is damaged, where it is.
+    """
+
+    plan: Plan | None
+    receipts: dict[str, Receipt]
+    reason: str = ""
+
+
+def _read_manifest(folder: ShardFolder, kind: str, newest_version: int) -> _Manifest:
+    path = folder.path / MANIFEST
+    if not path.exists():
+        return _Manifest(None, {})
     try:
-        return folder.parse_manifest()[0]
-    except ManifestError:
-        return None
+        plan, receipts = folder.parse_manifest()
+    except ManifestError as error:
+        return _Manifest(None, {}, _reason(error, path))
+    if plan.kind != kind or plan.format_version > newest_version:
+        return _Manifest(None, {}, f"no manifest of {kind} that this program can read")
+    return _Manifest(plan, {receipt.shard: receipt for receipt in receipts})
+
+
+def _read_plan(
+    folder: ShardFolder, kind: str, newest_version: int, manifest: _Manifest
+) -> tuple[Plan | None, list[Bad]]:
+    """Return the plan to audit by: the manifest's where plan.json is not what was written."""
+    path, listed = folder.path / PLAN, manifest.plan
+    again = partial(folder.restore, listed) if listed else None
+    try:
+        plan = folder.read_plan(kind, newest_version)
+    except ForeignError as error:
+        return None, [Bad(path, _reason(error, path), is_ours=False)]
+    except ManifestError as error:
+        return listed, [Bad(path, _reason(error, path), write_again=again)]
+    if plan is None:
+        is_lost = any((folder.path / RECEIPTS).glob("*.json"))
+        return None, [Bad(path, "is missing")] if is_lost else []
+    if listed not in (None, plan) and _num_proved(folder, listed) > _num_proved(folder, plan):
+        return listed, [Bad(path, "is not the plan of these shards", write_again=again)]
+    return plan, []
+
+
+def _num_proved(folder: ShardFolder, plan: Plan) -> int:
+    return sum(folder.read_receipt(plan, task.shard) is not None for task in plan.tasks)
 
 
 def _strangers(folder: ShardFolder, plan: Plan) -> Iterator[Bad]:
@@ -168,30 +215,40 @@ def _strangers(folder: ShardFolder, plan: Plan) -> Iterator[Bad]:
             yield Bad(path, "is the receipt of no shard of the plan")
 
 
-def _read_manifest(folder: ShardFolder, plan: Plan) -> tuple[dict[str, Receipt], list[Bad]]:
-    path = folder.path / MANIFEST
-    if not path.exists():
-        return {}, []
-    try:
-        found, receipts = folder.parse_manifest()
-    except ManifestError as error:
-        return {}, [Bad(path, _reason(error, path))]
-    bad = [] if found == plan else [Bad(path, "holds another plan than plan.json")]
-    return {receipt.shard: receipt for receipt in receipts}, bad
+def _bad_manifest(folder: ShardFolder, plan: Plan, manifest: _Manifest) -> list[Bad]:
+    """Look at the manifest, and at what the check of the cut has left."""
+    bad, path = [], folder.path / MANIFEST
+    if manifest.reason:
+        bad.append(Bad(path, manifest.reason))
+    elif manifest.plan not in (None, plan):
+        bad.append(Bad(path, "holds another plan than plan.json"))
+    path = folder.path / CUT_CHECK
+    if path.exists() and folder.read_cut_check() is None:
+        bad.append(Bad(path, "is damaged or was edited"))
+    return bad
 
 
 def _bad_receipt(
-    folder: ShardFolder, task: Task, receipt: Receipt | None, listed: Receipt | None
+    folder: ShardFolder, plan: Plan, task: Task, receipt: Receipt | None, listed: Receipt | None
 ) -> list[Bad]:
+    """Look at a receipt; `listed` is what the manifest says of a shard that is whole."""
     path = folder.path / RECEIPTS / f"{task.shard}.json"
-    if receipt is None and path.exists():
-        return [Bad(path, "is damaged or was edited", task.shard)]
-    if receipt is None and listed is not None:
-        return [Bad(path, "is missing, though the manifest lists its shard", task.shard)]
-    if receipt is not None and listed is not None and receipt != listed:
+    if receipt is not None:
+        if listed in (None, receipt):
+            return []
         manifest = folder.path / MANIFEST
         return [Bad(manifest, f"says something else of {task.shard} than its receipt")]
-    return []
+    if path.exists():
+        if folder.read_receipt(plan, task.shard):  # written since the audit began
+            return []
+        reason = "is damaged, was edited, or is of another shard or plan"
+    elif listed:
+        reason = "is missing, though the manifest lists its shard"
+    else:
+        return []
+    if listed:
+        return [Bad(path, reason, write_again=partial(folder.commit, plan, listed))]
+    return [Bad(path, reason, task.shard)]
 
 
 def _bad_shard(

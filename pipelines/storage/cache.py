@@ -13,7 +13,7 @@ from pipelines.errors import ConfigError, FeatureError, ManifestError, ShardErro
 from pipelines.storage import cells, formats
 from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Group, Settings, read_group
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan, Receipt, ShardFolder
+from pipelines.storage.manifest import MANIFEST, PLAN, Plan, Receipt, ShardFolder
 from pipelines.storage.rows import Shard
 
 if TYPE_CHECKING:
@@ -274,7 +274,12 @@ def shard_of(path: Path, plan: Plan, name: str) -> Shard:
 
 
 def find_cache(features_dir: Path, node: str) -> FeatureCache:
-    """Open the cache of a node, by any spelling of its name, or the only one there is.
+    """Open the cache of a node (see `find_folder`)."""
+    return FeatureCache(find_folder(features_dir, node))
+
+
+def find_folder(features_dir: Path, node: str) -> Path:
+    """Find the cache of a node, by any spelling of its name, or the only one there is.
 
     Args:
         features_dir: the folder of the caches.
@@ -283,7 +288,8 @@ def find_cache(features_dir: Path, node: str) -> FeatureCache:
     Raises:
         ManifestError: there is no such cache, or several and none is named.
     """
-    found = sorted(path.parent for path in features_dir.glob("*/plan.json"))
+    files = (path for name in (PLAN, MANIFEST) for path in features_dir.glob(f"*/{name}"))
+    found = sorted({path.parent for path in files})
     names = ", ".join(path.name for path in found)
     if not found:
         raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract` first")
@@ -295,10 +301,10 @@ def find_cache(features_dir: Path, node: str) -> FeatureCache:
                 f"{features_dir}: no cache of node {node}; there are {names}; "
                 f"run `bottleneck extract --node {node}` first"
             )
-        return FeatureCache(matching[0])
+        return matching[0]
     if len(found) > 1:
         raise ManifestError(f"{features_dir}: several caches; choose one with --node: {names}")
-    return FeatureCache(found[0])
+    return found[0]
 
 
 def loosely(name: str) -> str:

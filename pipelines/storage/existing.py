@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.errors import ManifestError
 from pipelines.storage.cache import loosely
 from pipelines.storage.layout import FORMAT_VERSION
-from pipelines.storage.manifest import Plan, ShardFolder
+from pipelines.storage.manifest import PLAN, Plan, ShardFolder
 
 
 def read_plan(folder: ShardFolder, overwrite: bool) -> Plan | None:
@@ -22,7 +22,7 @@ def read_plan(folder: ShardFolder, overwrite: bool) -> Plan | None:
 
 def names_of_default(features_dir: Path, backbone_name: str) -> list[str]:
     """Find the cache of the node that is taken where none is named."""
-    folders = [ShardFolder(path.parent) for path in features_dir.glob("*/plan.json")]
+    folders = [ShardFolder(path.parent) for path in features_dir.glob(f"*/{PLAN}")]
     plans = [(folder.path.name, read_plan(folder, True)) for folder in folders]
     return [
         name

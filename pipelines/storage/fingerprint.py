@@ -1,4 +1,4 @@
-"""What shards were made from: hashed, and compared key by key in words."""
+"""What things were made from: hashed, compared key by key in words, sealed against damage."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ def digest(value: object) -> str:
     """Return the SHA-256 of a JSON-able value, hexadecimal."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def seal(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Add a checksum, by which a file that was damaged or edited by hand is told."""
+    return {**value, f"{what}_sha256": digest(value)}
+
+
+def unseal(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Take the checksum away again; files of the first release have none.
+
+    Raises:
+        ValueError: it is not that of the rest, or this is no JSON object.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object")
+    rest = dict(value)
+    if rest.pop(f"{what}_sha256", None) not in (None, digest(rest)):
+        raise ValueError(f"its {what}_sha256 is not that of its content")
+    return rest
 
 
 def _differences(made: Any, asked: Any, name: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.errors import ManifestError, ShardError
@@ -113,13 +113,24 @@ def hold(folder: Path, *, share: str = "", wait: bool = False) -> Iterator[Lock]
 
 
 @contextlib.contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Say that this process reads in `folder`; where nothing can be written, nobody need know."""
+def reading(folder: Path) -> Iterator[list[Lock]]:
+    """Say that this process reads in `folder`, from before it looks what is there.
+
+    Gives the mark, whose `check` tells when it was taken for dead; none where nothing can be
+    written, so that nobody need know.
+    """
     with contextlib.ExitStack() as stack:
+        marks = []
         with contextlib.suppress(OSError), _new(folder) as (new, holder, _):
-            mark = new.rename(new.with_name(_READ + holder.token))
-            stack.callback(Lock(mark, holder).release)
-        yield
+            marks.append(Lock(new.rename(new.with_name(_READ + holder.token)), holder))
+            stack.callback(marks[0].release)
+        yield marks
+
+
+def check_all(held: Sequence[Lock]) -> None:
+    """Make sure that this process still holds all of these (see `Lock.check`)."""
+    for lock in held:
+        lock.check()
 
 
 def check_unread(folder: Path) -> None:
@@ -162,7 +173,8 @@ def _standing(folder: Path, now_s: float) -> dict[str, str]:
             # Of the open file: NFS asks its server when a file is opened, not for every stat.
             silent_s = now_s - os.fstat(file.fileno()).st_mtime
             holder = holders.parse(file.read())
-            if silent_s > SILENT_S or (holder is not None and holder.is_dead()):
+            # Far ahead is no heartbeat either: the clock was set back since.
+            if abs(silent_s) > SILENT_S or (holder is not None and holder.is_dead()):
                 path.unlink()
                 continue
             who = holder or "cannot be read"

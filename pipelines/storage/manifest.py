@@ -1,7 +1,7 @@
 """What a stage's folder holds: plan before the work, a receipt a shard, manifest at the end.
 
     plan.json               what is made from what (fingerprint), and the shards as row ranges
-    receipts/<shard>.json   proof that the shard is whole: rows, bytes, SHA-256
+    receipts/<shard>.json   proof that the plan's shard is whole: rows, bytes, SHA-256
     manifest.json           plan and receipts together, once every shard is there
 
 Receipts are the truth: what is left to do is the plan minus the receipts that hold. None of these
@@ -19,11 +19,13 @@ from typing import Any
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import atomic
-from pipelines.storage.fingerprint import digest
+from pipelines.storage.fingerprint import digest, seal, unseal
 
 PLAN, MANIFEST, RECEIPTS = "plan.json", "manifest.json", "receipts"
 CUT_CHECK = "cut-check.json"
 _IDENTITY_DIGITS = 16
+_PLAN_KEY = "plan"  # in a receipt: the identity of the plan whose shard it is
+_MEND_PLAN = "run `bottleneck verify --repair`, or start over with --overwrite"
 
 
 class ForeignError(ManifestError):
@@ -131,26 +133,26 @@ class ShardFolder:
 
         Raises:
             ForeignError: another kind of folder, or a newer format than this version reads.
-            ManifestError: the plan is damaged.
+            ManifestError: the plan is damaged, or is missing though there is a manifest.
         """
         path = self.path / PLAN
         if not path.exists():
+            if (self.path / MANIFEST).exists():  # goes before the plan and comes after it
+                raise ManifestError(f"{path}: is missing, though {MANIFEST} is there; {_MEND_PLAN}")
             return None
-        value = atomic.read_json(path)
-        if not isinstance(value, dict) or value.get("kind") != kind:
-            raise ForeignError(f"{path}: no plan of {kind}; choose another folder")
+        value = atomic.read_json(path, _MEND_PLAN)
         try:
+            value = unseal(value, "plan")
+            if value.get("kind") != kind:
+                raise ForeignError(f"{path}: no plan of {kind}; choose another folder")
             if value["format_version"] > newest_version:
                 raise ForeignError(
                     f"{path}: format version {value['format_version']}, this program reads up to "
                     f"{newest_version}; update it"
                 )
-            return Plan.from_json(_unsealed(value, "plan"))
+            return Plan.from_json(value)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ManifestError(
-                f"{path}: damaged: {_why(error)}; run `bottleneck verify --repair`, "
-                "or start over with --overwrite"
-            ) from error
+            raise ManifestError(f"{path}: damaged: {_why(error)}; {_MEND_PLAN}") from error
 
     def publish(self, plan: Plan) -> None:
         """Write plan.json, before any shard; what a plan that is gone has left proves nothing."""
@@ -163,7 +165,11 @@ class ShardFolder:
 
     def restore(self, plan: Plan) -> None:
         """Write plan.json alone, in the place of one that was damaged."""
-        atomic.write_json(self.path / PLAN, _sealed(plan.to_json(), "plan"))
+        atomic.write_json(self.path / PLAN, seal(plan.to_json(), "plan"))
+
+    def withdraw(self) -> None:
+        """Delete manifest.json: the set is not to be used as it is."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Delete everything a stage made here, and nothing else that lies beside it.
@@ -188,22 +194,35 @@ class ShardFolder:
         """Return the receipts that hold: the shard is there and has the size that was written."""
         found = {}
         for task in plan.tasks:
-            receipt, path = self.read_receipt(task.shard), self.path / task.shard
+            receipt, path = self.read_receipt(plan, task.shard), self.path / task.shard
             if receipt and path.is_file() and path.stat().st_size == receipt.size_bytes:
                 found[task.shard] = receipt
         return found
 
-    def commit(self, receipt: Receipt) -> None:
-        """Write the receipt of a shard that is durably there."""
+    def commit(self, plan: Plan, receipt: Receipt) -> None:
+        """Write the receipt of a plan's shard that is durably there."""
+        atomic.make_folder(self.path / RECEIPTS)
         path = self.path / RECEIPTS / f"{receipt.shard}.json"
-        atomic.write_json(path, _sealed(receipt.to_json(), "receipt"))
+        atomic.write_json(path, seal({**receipt.to_json(), _PLAN_KEY: plan.identity}, "receipt"))
+
+    def write_cut_check(self, value: Mapping[str, Any]) -> None:
+        """Write what the check of the cut has found."""
+        atomic.write_json(self.path / CUT_CHECK, seal(value, "check"))
+
+    def read_cut_check(self) -> dict[str, Any] | None:
+        """Return what the check of the cut has found; one that is damaged, or edited, is none."""
+        try:
+            value = json.loads((self.path / CUT_CHECK).read_text(encoding="utf-8"))
+            return unseal(value, "check") if "check_sha256" in value else None
+        except (OSError, TypeError, ValueError):
+            return None
 
     def finish(self, plan: Plan, receipts: Mapping[str, Receipt]) -> None:
         """Write manifest.json: the set is whole."""
         shards = [
             {**dataclasses.asdict(task), **receipts[task.shard].to_json()} for task in plan.tasks
         ]
-        value = _sealed({**plan.to_json(), "shards": shards}, "manifest")
+        value = seal({**plan.to_json(), "shards": shards}, "manifest")
         atomic.update_bytes(self.path / MANIFEST, atomic.to_json(value))
 
     def read_manifest(
@@ -235,6 +254,13 @@ class ShardFolder:
             self._check_size(receipt, made_by)
         return plan, receipts
 
+    def is_finished(self, plan: Plan) -> bool:
+        """Tell whether there is a manifest of this plan; a damaged one is written again."""
+        try:
+            return (self.path / MANIFEST).exists() and self.parse_manifest()[0] == plan
+        except ManifestError:
+            return False
+
     def parse_manifest(self) -> tuple[Plan, list[Receipt]]:
         """Return what manifest.json says, whatever lies beside it.
 
@@ -244,7 +270,7 @@ class ShardFolder:
         path = self.path / MANIFEST
         value = atomic.read_json(path)
         try:
-            value = _unsealed(value, "manifest")
+            value = unseal(value, "manifest")
             return Plan.from_json(value), [_to_receipt(entry) for entry in value["shards"]]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(
@@ -261,13 +287,17 @@ class ShardFolder:
                 f"run `{made_by}` again, it makes what is missing"
             )
 
-    def read_receipt(self, shard: str) -> Receipt | None:
-        """Return a shard's receipt; one that is damaged, or was written by hand, is none."""
+    def read_receipt(self, plan: Plan, shard: str) -> Receipt | None:
+        """Return a shard's receipt; one that is damaged, edited or of another plan is none."""
         try:
             text = (self.path / RECEIPTS / f"{shard}.json").read_text(encoding="utf-8")
-            return _to_receipt(_unsealed(json.loads(text), "receipt"))
+            value = unseal(json.loads(text), "receipt")
+            # The first release did not write whose it is.
+            is_of_plan = value.get(_PLAN_KEY, plan.identity) == plan.identity
+            receipt = _to_receipt(value)
         except (AttributeError, OSError, ValueError, TypeError, KeyError):
             return None
+        return receipt if is_of_plan and receipt.shard == shard else None
 
 
 def split_into_tasks(num_rows: Mapping[str, int], num_shards: int, suffix: str) -> tuple[Task, ...]:
@@ -289,23 +319,6 @@ def split_into_tasks(num_rows: Mapping[str, int], num_shards: int, suffix: str) 
             name = f"{split}-{i:05d}-of-{of:05d}.{suffix}"
             tasks.append(Task(name, split, count * i // of, count * (i + 1) // of))
     return tuple(tasks)
-
-
-def _sealed(value: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Add a checksum, by which a file that was damaged or edited by hand is told."""
-    return {**value, f"{what}_sha256": digest(value)}
-
-
-def _unsealed(value: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Take the checksum away again; files of the first release have none.
-
-    Raises:
-        ValueError: it is not that of the rest.
-    """
-    rest = dict(value)
-    if rest.pop(f"{what}_sha256", None) not in (None, digest(rest)):
-        raise ValueError(f"its {what}_sha256 is not that of its content")
-    return rest
 
 
 def _why(error: Exception) -> str:

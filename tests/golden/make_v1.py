@@ -88,7 +88,7 @@ def make_variants(folder: Path) -> None:
         listed = {f"{task.split}/{number}.jpg" for number in range(task.start, task.stop)}
         bad = [(name, reason) for name, reason in quarantined.items() if name in listed]
         receipt = variants.write_shard(folder, task, names, rows(task), bad)
-        shards.commit(dataclasses.replace(receipt, stats={"num_wrong_extension": 0}))
+        shards.commit(plan, dataclasses.replace(receipt, stats={"num_wrong_extension": 0}))
     shards.finish(plan, shards.receipts(plan))
 
 
@@ -113,7 +113,7 @@ def make_features(folder: Path, encoding: str, dtype: str) -> None:
                 ids = [f"{task.split}/{i}.jpg" for i in numbers]
                 encoded = features.encode(maps[images], layout)
                 writer.add(ids, [i % 2 for i in numbers], encoded)
-        shards.commit(writer.receipt(task.shard))
+        shards.commit(plan, writer.receipt(task.shard))
     shards.finish(plan, shards.receipts(plan))
 
 

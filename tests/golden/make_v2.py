@@ -81,7 +81,7 @@ def make_features(folder: Path, format: str, kind: str) -> None:
             images = [i + 5 * (task.split == "val") for i in numbers]
             ids = [f"{task.split}/{i}.jpg" for i in numbers]
             writer.add(ids, [i % 2 for i in numbers], cells.encode(maps[images], layout))
-        shards.commit(writer.receipt())
+        shards.commit(plan, writer.receipt())
     shards.finish(plan, shards.receipts(plan))
 
 
