@@ -18,7 +18,7 @@ from pipelines.execution import devices
 from pipelines.networks import models
 from pipelines.progress import Progress
 from pipelines.storage import atomic, locks, parquet
-from pipelines.storage.cache import FeatureCache, find_cache
+from pipelines.storage.cache import FeatureCache, find_folder
 from pipelines.storage.variants import ORIGINAL
 from pipelines.training import checkpoints, loop
 
@@ -78,21 +78,25 @@ def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) 
         if results.get("checkpoints_sha256") == judged and results["seed"] == seed:
             progress.say(f"nothing to do: run {name} is judged")
             return results
-    with locks.hold(run_dir):
-        cache = _open_cache(workspace_dir, described)
-        with locks.reading(cache.path):
+    folder = find_folder(workspace_dir / described.features_dir, described.node)
+    with locks.hold(run_dir) as lock:
+        with locks.reading(folder) as marks:
+            cache = _open_cache(folder, described)
             ranks = _rank(workspace_dir, name, described, cache, config.split, progress)
+            locks.check_all(marks)
         head = {"stage": "eval", "run": name, "split": config.split, "seed": seed}
         results = {**head, **_results(described, ranks, config.split, seed)}
         results["checkpoints_sha256"] = judged
         table = _predictions(described, ranks)
+        lock.check()
         parquet.write_table(predictions_path, table)
+        lock.check()
         atomic.write_json(results_path, results)
     return results
 
 
-def _open_cache(workspace_dir: Path, described: runs.Run) -> FeatureCache:
-    cache = find_cache(workspace_dir / described.features_dir, described.node)
+def _open_cache(folder: Path, described: runs.Run) -> FeatureCache:
+    cache = FeatureCache(folder)
     if cache.fingerprint != described.fingerprint["cache"]:
         raise ManifestError(
             f"{cache.path}: made anew with other settings since this run was trained; train again"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from pipelines.networks import backbones, models
 from pipelines.networks.topology import Topology
 from pipelines.progress import Progress
 from pipelines.storage import atomic, locks
-from pipelines.storage.cache import FeatureCache, find_cache
+from pipelines.storage.cache import FeatureCache, find_folder
 from pipelines.storage.fingerprint import check_same
 from pipelines.storage.variants import ORIGINAL
 from pipelines.training import checkpoints, feeds, loop, schedule
@@ -52,13 +55,18 @@ def run(
         ShardError: a shard is damaged, or the disk refuses.
     """
     started = time.monotonic()
-    cache = find_cache(features_dir, config.node)
-    name = config.run or cache.node
-    run_dir = runs.folder_of(workspace_dir, name)
-    if config.start_from == name:
-        raise TrainingError(f"run {name}: cannot start from itself; choose another name with --run")
-    asked = _describe(workspace_dir, features_dir, cache, config, seed)
-    with locks.hold(run_dir), locks.reading(cache.path):
+    with contextlib.ExitStack() as stack:
+        folder = find_folder(features_dir, config.node)
+        marks = stack.enter_context(locks.reading(folder))
+        cache = FeatureCache(folder)
+        name = config.run or cache.node
+        run_dir = runs.folder_of(workspace_dir, name)
+        if config.start_from == name:
+            raise TrainingError(
+                f"run {name}: cannot start from itself; choose another name with --run"
+            )
+        asked = _describe(workspace_dir, features_dir, cache, config, seed)
+        check = partial(locks.check_all, [stack.enter_context(locks.hold(run_dir)), *marks])
         _sweep(run_dir)
         summary = _continue_or_clear(run_dir, asked, config)
         if summary is None:
@@ -66,9 +74,10 @@ def run(
             if not (run_dir / runs.RUN).exists():
                 runs.write(workspace_dir, name, asked)
             training = _Training(
-                workspace_dir, run_dir, cache, backbone, asked, config, seed, progress
+                workspace_dir, run_dir, cache, backbone, asked, config, seed, progress, check
             )
             summary = {"stage": "train-tail", "run": name, "node": cache.node, **training.run()}
+            check()
             atomic.write_json(run_dir / runs.SUMMARY, summary)
         else:
             progress.say(f"nothing to do: run {name} is trained")
@@ -207,6 +216,7 @@ class _Training:
     config: TrainTailConfig
     seed: int
     progress: Progress
+    check: Callable[[], None]
 
     def run(self) -> dict[str, Any]:
         """Train both models and return the summary's numbers."""
@@ -246,7 +256,7 @@ class _Training:
             self.seed,
         )
         feed = feeds.choose(train, config.expand, devices.has_gpu())
-        trainer = loop.Trainer(name, model, train, val, settings, paths, history, feed)
+        trainer = loop.Trainer(name, model, train, val, settings, paths, history, feed, self.check)
         total = settings.epochs * trainer.steps_per_epoch
         outcome = trainer.run(
             lambda step: self.progress.start(f"train {name}", total, "step", step),
@@ -277,5 +287,6 @@ class _Training:
         )
         val = self.cache.split("val", (ORIGINAL,), 0)
         evaluation = loop.evaluate(loop.compile_logits(model), val, self.config.batch_size)
+        self.check()
         checkpoints.save(paths.best, model.weights(), {"step": 0})
         return loop.Outcome(0, evaluation.top1)

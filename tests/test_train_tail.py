@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from caches import lite0, make_cache, read_split
 from editing import replace
+from lockers import ELSEWHERE, write_lock
 from processes import modules_loaded_by, tree
 
 from pipelines import runs, train_tail
@@ -250,6 +251,34 @@ def test_train_tail_huge_learning_rate_raises_and_keeps_a_good_checkpoint(pooled
     weights = best(pooled, "avg_pool")
     assert all(np.isfinite(value).all() for value in weights.values())
     assert not (pooled / "runs" / "avg_pool" / "summary.json").exists()
+
+
+class Thief(Silent):
+    """Takes the run's lock away at some step, as who found its holder silent does."""
+
+    def __init__(self, run_dir, at_step):
+        self._lock, self._left = run_dir / ".lock", at_step
+
+    def advance(self, number):
+        self._left -= 1
+        if not self._left:
+            write_lock(self._lock, pid=1, **ELSEWHERE)
+
+
+@pytest.mark.parametrize("at_step", [1, 9])
+def test_train_tail_whose_lock_was_taken_over_writes_nothing_more(pooled, at_step):
+    run_dir = pooled / "runs" / "avg_pool"
+    before = {}
+
+    class Watching(Thief):
+        def advance(self, number):
+            super().advance(number)
+            if not self._left:
+                before.update(tree(run_dir, (".lock", "tensorboard")))
+
+    with pytest.raises(ManifestError, match=r"\.lock: was taken over by pid 1 on node-7"):
+        train(pooled, Watching(run_dir, at_step))
+    assert tree(run_dir, (".lock", "tensorboard")) == before
 
 
 def test_train_tail_makes_its_run_the_latest_even_with_nothing_to_do(pooled):

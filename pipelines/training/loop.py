@@ -119,6 +119,7 @@ class Trainer:
         paths: Paths,
         history: History,
         feed: Feed | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a training; nothing is written yet.
 
@@ -131,6 +132,7 @@ class Trainer:
             paths: of the checkpoints.
             history: where evaluations are written.
             feed: how batches of `train` reach the step; dense ones where none is given.
+            check: called before each write; raises where the run is another process's by now.
         """
         import keras
 
@@ -138,6 +140,7 @@ class Trainer:
         self._train, self._val = train, val
         self._settings, self._paths, self._history = settings, paths, history
         self._feed = feed or feeds.dense(train)
+        self._check = check
         self._optimizer = keras.optimizers.SGD(settings.learning_rate)
         self._optimizer.build(topology.trainable_variables)
         self._step_function = _compile_step(topology, self._optimizer, self._feed)
@@ -159,6 +162,7 @@ class Trainer:
         """
         if self._paths.last.exists():
             self._restore()
+        self._check()
         self._history.cut(self._name, self._state.history_length)
         if self._state.is_finished:
             return Outcome(self._state.step, self._state.plateau.best)
@@ -208,6 +212,7 @@ class Trainer:
         is_better = state.plateau.is_better(evaluation.top1)
         state.plateau = state.plateau.after(state.step, evaluation.top1)
         state.is_finished = state.is_finished or state.plateau.is_over(state.step)
+        self._check()
         self._history.append(
             {
                 "model": self._name,
@@ -223,12 +228,14 @@ class Trainer:
         )
         state.history_length = self._history.length(self._name)
         if is_better:
+            self._check()
             checkpoints.save(self._paths.best, self._topology.weights(), state.to_json())
         optimizer = {
             f"{_OPTIMIZER}{i:04d}": variable.numpy().copy()
             for i, variable in enumerate(self._optimizer.variables)
         }
         weights = self._topology.weights()
+        self._check()
         checkpoints.save(self._paths.last, {**weights, **optimizer}, state.to_json())
 
     def _restore(self) -> None:
