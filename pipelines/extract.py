@@ -20,7 +20,7 @@ from pipelines.images import preprocess
 from pipelines.networks import backbones, blocks, forward, models, nodes
 from pipelines.progress import Progress
 from pipelines.storage import existing, locks, variants
-from pipelines.storage.cache import FeatureCache, find_cache
+from pipelines.storage.cache import FeatureCache, find_folder
 from pipelines.storage.fingerprint import check_same, digest
 from pipelines.storage.layout import FORMAT_VERSION, Layout
 from pipelines.storage.manifest import ShardFolder
@@ -50,14 +50,15 @@ def run(
         ShardError: a shard is damaged, or the disk refuses.
     """
     started = time.monotonic()
-    origin = _open_origin(workspace_dir, config)
-    asked = _asked_fingerprint(origin, workspace_dir, config, seed)
-    outputs = _finished(workspace_dir / config.features_dir, config, asked)
-    held, rate = sum(len(output.receipts) for output in outputs), None
-    if not outputs:
-        extraction = _prepare(origin, workspace_dir, config, asked)
-        begun = time.monotonic()
-        with locks.reading(origin.path):
+    path = _origin_path(workspace_dir, config)
+    with locks.reading(path) as marks:
+        origin = _open_origin(path, config)
+        asked = _asked_fingerprint(origin, workspace_dir, config, seed)
+        outputs = _finished(workspace_dir / config.features_dir, config, asked, origin.num_images)
+        held, rate = sum(len(output.receipts) for output in outputs), None
+        if not outputs:
+            extraction = _prepare(origin, workspace_dir, config, asked)
+            begun = time.monotonic()
             done = job.fill(
                 extraction.source,
                 extraction.targets,
@@ -65,9 +66,10 @@ def run(
                 _settings(config),
                 progress,
                 extraction.check,
+                marks,
             )
-        outputs, held = done.outputs, done.num_resumed_shards
-        rate = round(done.num_images / (time.monotonic() - begun), 3) or None
+            outputs, held = done.outputs, done.num_resumed_shards
+            rate = round(done.num_images / (time.monotonic() - begun), 3) or None
     return {
         "stage": "extract",
         "num_images": origin.num_images,
@@ -102,9 +104,15 @@ class _Origin:
     num_quarantined: int
 
 
-def _open_origin(workspace_dir: Path, config: ExtractConfig) -> _Origin:
+def _origin_path(workspace_dir: Path, config: ExtractConfig) -> Path:
     if not config.from_node:
-        found = variants.open_set(workspace_dir / VARIANTS_DIR, config.branches)
+        return workspace_dir / VARIANTS_DIR
+    return find_folder(workspace_dir / config.features_dir, config.from_node)
+
+
+def _open_origin(path: Path, config: ExtractConfig) -> _Origin:
+    if not config.from_node:
+        found = variants.open_set(path, config.branches)
         identity = {
             "variants": found.plan.fingerprint,
             # Settings do not tell which images could be used: one that was mended moves all rows.
@@ -114,7 +122,7 @@ def _open_origin(workspace_dir: Path, config: ExtractConfig) -> _Origin:
         return _Origin(
             found.folder, found, found.names, identity, num_images, found.num_quarantined
         )
-    cache = find_cache(workspace_dir / config.features_dir, config.from_node)
+    cache = FeatureCache(path)
     made = cache.fingerprint
     if made["backbone"] != config.backbone:
         raise ManifestError(
@@ -127,6 +135,7 @@ def _open_origin(workspace_dir: Path, config: ExtractConfig) -> _Origin:
             "node": cache.node,
             "dtype": cache.layout.dtype,
             "sha256": digest([receipt.sha256 for receipt in cache.receipts]),
+            **({"from_node": made["from_node"]} if "from_node" in made else {}),
         },
     }
     num_images = sum(cache.num_rows(split) for split in cache.splits)
@@ -167,8 +176,10 @@ def _settings(config: ExtractConfig) -> Settings:
     )
 
 
-def _finished(features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any]) -> list[Output]:
-    """Find the asked caches if all of them are whole and made with the asked settings."""
+def _finished(
+    features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any], num_images: int
+) -> list[Output]:
+    """Find the asked caches if all are whole, checked and made with the asked settings."""
     found = []
     names = config.node or existing.names_of_default(features_dir, config.backbone)
     for name in names:
@@ -186,8 +197,9 @@ def _finished(features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any
         if not config.overwrite:
             check_same(made, asked, folder.path, MEND)
         output = Output(folder, plan)
-        is_whole = (folder.path / "manifest.json").exists() and not output.missing()
-        if not is_whole or made != asked:
+        is_whole = folder.is_finished(plan) and not output.missing()
+        is_checked = cut_check.is_checked(folder, config.check_images, num_images)
+        if not is_whole or not is_checked or made != asked:
             return []
         found.append(output)
     return found
@@ -305,5 +317,5 @@ def _summary(output: Output) -> dict[str, Any]:
         "num_branches": len(layout.branches),
         "shape": list(layout.shape),
         "clipped_share": round(clipped / max(1, num_values), 9) if is_uint8 else None,
-        "cut_check": cut_check.read(output.folder.path),
+        "cut_check": output.folder.read_cut_check(),
     }

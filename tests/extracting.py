@@ -62,6 +62,7 @@ class MadeUp:
 
     branches = BRANCHES
     num_quarantined = 0
+    name = "images"
 
     def __init__(self, extract: Extract, spoiled: Mapping[str, float] | None = None) -> None:
         self._extract = extract
@@ -116,10 +117,19 @@ def fill(
     extract: Extract,
     progress: Progress | None = None,
     spoiled: Mapping[str, float] | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> job.Done:
-    """Make the caches of both nodes below `features_dir`, or go on with them."""
+    """Make the caches of both nodes below `features_dir`, or go on with them.
+
+    Args:
+        features_dir: where.
+        extract: the settings.
+        progress: told about the images.
+        spoiled: activations of some images.
+        made_with: what the fingerprint says instead.
+    """
     source = MadeUp(extract, spoiled)
-    made_from = {**dataclasses.asdict(extract), "backbone": "made_up"}
+    made_from = {**dataclasses.asdict(extract), "backbone": "made_up", **(made_with or {})}
     del made_from["overwrite"]
     targets = [
         Target(

@@ -18,8 +18,8 @@ from extracting import (
 
 from pipelines.errors import FeatureError
 from pipelines.execution.tasks import Output
-from pipelines.extraction import cut_check
 from pipelines.extraction.cut_check import BOUNDS, CutCheck, Result, Scores
+from pipelines.storage.fingerprint import digest
 
 BATCH_SIZE = 2
 BEHIND = [scores_of_front, scores_of_pool]
@@ -49,7 +49,7 @@ def images() -> list[np.ndarray]:
 
 
 def found_in(output: Output) -> dict | None:
-    return cut_check.read(output.folder.path)
+    return output.folder.read_cut_check()
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 5, 6, 7, 100])
@@ -60,7 +60,9 @@ def test_check_whole_cache_compares_the_first_images_of_all_splits(tmp_path, num
         found = found_in(output)
         assert (found["num_images"], found["same_top1"]) == (min(num_images, 7), 1)
         assert found["max_difference"] <= found["bound"] == 1e-5
-        assert found == json.loads((output.folder.path / "cut-check.json").read_text())
+        assert found["start"] == "images"
+        written = json.loads((output.folder.path / "cut-check.json").read_text())
+        assert written == {**found, "check_sha256": digest(found)}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "uint8"])
@@ -156,6 +158,33 @@ def test_check_that_was_made_is_not_made_again(tmp_path):
         raise ZeroDivisionError
 
     check(5, [never, never])(outputs)
+    check(3, [never, never])(outputs)
+    with pytest.raises(ZeroDivisionError):
+        check(6, [never, never])(outputs)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_images": 7}', "edited"])
+def test_check_that_was_damaged_or_edited_is_made_again(tmp_path, content):
+    outputs = outputs_of(tmp_path)
+    check(5)(outputs)
+    path = outputs[0].folder.path / "cut-check.json"
+    before = path.read_text()
+    path.write_text(
+        before.replace('"num_images": 5', '"num_images": 7') if content == "edited" else content
+    )
+    assert path.read_text() != before
+    assert found_in(outputs[0]) is None
+    check(5)(outputs)
+    assert path.read_text() == before
+
+
+def test_check_that_fails_withdraws_a_manifest_that_came_without_one(tmp_path):
+    outputs = outputs_of(tmp_path)
+    manifest = outputs[0].folder.path / "manifest.json"
+    assert manifest.exists()
+    with pytest.raises(FeatureError):
+        check(6, [lambda front: -scores_of_front(front), scores_of_pool])(outputs)
+    assert not manifest.exists()
 
 
 @pytest.mark.parametrize(
@@ -173,8 +202,8 @@ def test_check_that_was_made_is_not_made_again(tmp_path):
 def test_result_is_passed_within_its_bound_and_float32_keeps_every_class(
     dtype, difference, same_top1, expected
 ):
-    assert Result(9, difference, BOUNDS[dtype], same_top1).is_passed is expected
+    assert Result("images", 9, difference, BOUNDS[dtype], same_top1).is_passed is expected
 
 
 def test_result_that_is_no_number_is_not_passed():
-    assert not Result(9, float("nan"), BOUNDS["uint8"], 1.0).is_passed
+    assert not Result("images", 9, float("nan"), BOUNDS["uint8"], 1.0).is_passed

@@ -69,6 +69,27 @@ def test_extract_killed_and_started_again_ends_with_the_same_bytes(extracted, wo
     assert tree(workspace / "features") == tree(extracted.path / "features")
 
 
+@pytest.mark.slow
+def test_extract_manifest_damaged_is_written_again(extracted, workspace):
+    before = tree(workspace / "features")
+    manifest = workspace / "features" / MAPS / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    run(workspace, extracted)
+    assert tree(workspace / "features") == before
+
+
+@pytest.mark.slow
+def test_extract_without_a_check_is_checked_when_that_is_asked(extracted, workspace):
+    before = tree(workspace / "features")
+    for node in ("avg_pool", MAPS):
+        (workspace / "features" / node / "cut-check.json").unlink()
+    summary = run(workspace, extracted, check_images=0)
+    assert summary["nodes"]["avg_pool"]["cut_check"] is None
+    summary = run(workspace, extracted)
+    assert summary["nodes"]["avg_pool"]["cut_check"]["num_images"] == 32
+    assert tree(workspace / "features") == before
+
+
 def test_extract_started_again_has_nothing_to_do_and_loads_no_tensorflow(workspace):
     before = tree(workspace / "features")
     output, modules = modules_loaded_by(
@@ -148,14 +169,20 @@ def test_extract_nodes_whose_shards_differ_are_not_mixed(extracted, workspace, m
     monkeypatch.setattr(plans, "_SHARD_ROWS", 8)
     run(workspace, extracted, node=("avg_pool",), shards=0)
     monkeypatch.setattr(plans, "_SHARD_ROWS", 16)
-    # A new cache follows the one beside it; two that are there must agree.
+    # A new cache follows one that is begun, not one that is whole; two that are begun must agree.
+    before = tree(workspace / "features" / "avg_pool")
     run(workspace, extracted, node=("avg_pool", MAPS), shards=0)
-    assert plan_of(workspace, MAPS)["shards"] == plan_of(workspace, "avg_pool")["shards"]
-    shutil.rmtree(workspace / "features" / MAPS)
-    run(workspace, extracted, node=(MAPS,), shards=0)
-    (workspace / "features" / MAPS / "manifest.json").unlink()
+    assert tree(workspace / "features" / "avg_pool") == before
+    tasks = {node: plan_of(workspace, node)["shards"] for node in ("avg_pool", MAPS)}
+    assert len(tasks["avg_pool"]) > len(tasks[MAPS])
+    for node, (first, *_) in tasks.items():
+        (workspace / "features" / node / "receipts" / f"{first['shard']}.json").unlink()
     with pytest.raises(ManifestError, match=f"{MAPS}: has other shards than .*avg_pool"):
         run(workspace, extracted, node=("avg_pool", MAPS), shards=0)
+    (workspace / "features" / MAPS / "plan.json").unlink()
+    (workspace / "features" / MAPS / "manifest.json").unlink()
+    run(workspace, extracted, node=("avg_pool", MAPS), shards=0)
+    assert plan_of(workspace, MAPS)["shards"] == tasks["avg_pool"]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_extract_from_node_summary_counts_the_caches_images(chained):
     assert list(summary["nodes"]) == ["avg_pool", BEHIND]
     for node in summary["nodes"].values():
         check = node["cut_check"]
-        assert (check["num_images"], check["same_top1"]) == (32, 1)
+        assert (check["start"], check["num_images"], check["same_top1"]) == (MAPS, 32, 1)
         assert check["max_difference"] <= 1e-5
 
 

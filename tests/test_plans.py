@@ -18,6 +18,7 @@ from pipelines.execution.tasks import Output
 from pipelines.extraction import plans
 from pipelines.extraction.plans import Settings, Target
 from pipelines.progress import Silent
+from pipelines.storage import locks
 from pipelines.storage.dtypes import Ranges
 from pipelines.storage.manifest import ShardFolder
 
@@ -137,7 +138,26 @@ def test_open_outputs_again_reads_the_plan_and_probes_nothing(tmp_path):
     assert calls.num_batches == 0
 
 
-def test_open_outputs_of_a_new_node_takes_the_shards_of_the_one_there(tmp_path):
+def test_open_outputs_of_a_node_beside_a_whole_one_has_shards_of_its_own(tmp_path):
+    fill_made_up(tmp_path, Extract(shards=4))
+    shutil.rmtree(tmp_path / "front")
+    again = fill_made_up(tmp_path, Extract(shards=7, seed=0), made_with={"shards": 4})
+    front, pool = again.outputs
+    assert (len(pool.plan.tasks), len(front.plan.tasks)) == (4, 7)
+    assert again.num_resumed_shards == 4
+    assert again.num_images == sum(ROWS.values())
+
+
+def test_open_outputs_of_a_new_node_refuses_larger_shards_than_asked(tmp_path):
+    extract = Extract(rows={"train": 100, "val": 10})
+    front, _ = open_plans(tmp_path, dataclasses.replace(SETTINGS, shard_bytes=1 << 30), extract)
+    front.folder.clear()
+    with pytest.raises(ManifestError, match=r"100 images a shard, --shard-size asks for \d+ in"):
+        open_plans(tmp_path, dataclasses.replace(SETTINGS, shard_bytes=3000), extract)
+    assert not (tmp_path / "front" / "plan.json").exists()
+
+
+def test_open_outputs_of_a_new_node_takes_the_shards_of_the_one_begun(tmp_path):
     front, pool = open_plans(tmp_path, dataclasses.replace(SETTINGS, shards=4))
     ShardFolder(pool.folder.path).clear()
     front_again, pool_again = open_plans(tmp_path, dataclasses.replace(SETTINGS, shards=7))
@@ -169,6 +189,34 @@ def test_open_outputs_of_another_fingerprint_are_replaced_where_that_is_asked(tm
     assert front.plan.fingerprint["color"] == "blue"
     assert front.receipts == {}
     assert not list((tmp_path / "front").glob("*.parquet"))
+
+
+def test_open_outputs_what_cannot_replace_them_deletes_nothing(tmp_path):
+    fill_made_up(tmp_path, Extract(dtype="float32"))
+    before = read_all(tmp_path / "front"), read_all(tmp_path / "pool")
+    with pytest.raises(FeatureError):
+        fill_made_up(tmp_path, Extract(overwrite=True), spoiled={"train/001": 70000.0})
+    assert (read_all(tmp_path / "front"), read_all(tmp_path / "pool")) == before
+
+
+def test_open_outputs_one_of_them_being_read_deletes_none(tmp_path):
+    fill_made_up(tmp_path, Extract())
+    before = read_all(tmp_path / "front")
+    settings = dataclasses.replace(SETTINGS, overwrite=True)
+    with (
+        locks.reading(tmp_path / "pool"),
+        pytest.raises(ManifestError, match="pool: another command reads here"),
+    ):
+        open_plans(tmp_path, settings, color="blue")
+    assert read_all(tmp_path / "front") == before
+
+
+def test_open_outputs_key_that_is_none_is_as_good_as_none(tmp_path):
+    open_plans(tmp_path)
+    receipts = tmp_path / "front" / "receipts" / "mark"
+    receipts.touch()
+    open_plans(tmp_path, new=None)
+    assert receipts.exists()
 
 
 def test_open_outputs_of_the_same_fingerprint_are_kept_even_with_overwrite(tmp_path):

@@ -2,7 +2,9 @@
 
 The first images run through the whole network, in batches of the shape that the cache was made
 with, and their maps are read back from the shards and run through the rest. Both end in the
-decision layer's scores; the difference is given relative to an image's largest score.
+decision layer's scores; the difference is given relative to an image's largest score. For a cache
+that was made from another one, both ways begin at that one's maps: what lies before has been
+checked there.
 """
 
 from __future__ import annotations
@@ -10,18 +12,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pipelines.errors import FeatureError
 from pipelines.execution.tasks import Output
 from pipelines.extraction.inputs import Source
-from pipelines.storage import atomic
 from pipelines.storage.batches import FeatureReader, Group, Settings
 from pipelines.storage.cache import shards_of
 from pipelines.storage.layout import Layout
-from pipelines.storage.manifest import CUT_CHECK
+from pipelines.storage.manifest import ShardFolder
 
 # Largest accepted difference. float32: what rounding leaves between two orders of the same sums.
 # float16 rounds to 2^-11, uint8 to half a step in 255, which deep tails spread; measured on
@@ -36,12 +36,14 @@ class Result:
     """What one cache's check found.
 
     Attributes:
+        start: where both ways begin: "images", or the cached node that the cache was made from.
         num_images: that were compared, in all their branches.
         max_difference: of a score, over the largest score of its image.
         bound: what is accepted.
         same_top1: share of the images and branches whose best class is the same.
     """
 
+    start: str
     num_images: int
     max_difference: float
     bound: float
@@ -79,12 +81,16 @@ class CutCheck:
             FeatureError: a cache fails; nothing can be trained on it, since it has no manifest.
         """
         for output, behind in zip(outputs, self.behind, strict=True):
-            path = output.folder.path / CUT_CHECK
-            if self.num_images and not path.exists() and self._are_there(output):
+            if not self.is_done(output) and self._are_there(output):
                 result = self._compare(output, behind)
                 if not result.is_passed:
+                    output.folder.withdraw()
                     raise FeatureError(_why_failed(output, result))
-                atomic.write_json(path, dataclasses.asdict(result))
+                output.folder.write_cut_check(dataclasses.asdict(result))
+
+    def is_done(self, output: Output) -> bool:
+        """Tell whether a check of as many images is there."""
+        return is_checked(output.folder, self.num_images, sum(self.source.num_rows().values()))
 
     def _spans(self) -> Iterator[tuple[str, int]]:
         """Give the splits that hold the first images, and how many of theirs."""
@@ -118,13 +124,14 @@ class CutCheck:
                 num_same += int((found.argmax(axis=2) == expected.argmax(axis=2)).sum())
                 num_scores += size * expected.shape[1]
                 num_images += size
-        return Result(num_images, largest, BOUNDS[layout.dtype], num_same / num_scores)
+        bound, same_top1 = BOUNDS[layout.dtype], num_same / num_scores
+        return Result(self.source.name, num_images, largest, bound, same_top1)
 
 
-def read(path: Any) -> dict[str, Any] | None:
-    """Return what a cache's check found; None where there was none."""
-    file = path / CUT_CHECK
-    return atomic.read_json(file) if file.exists() else None
+def is_checked(folder: ShardFolder, num_wanted: int, num_images: int) -> bool:
+    """Tell whether a cache of `num_images` has a check of as many images as are wanted."""
+    found = folder.read_cut_check()
+    return min(num_wanted, num_images) <= (int(found["num_images"]) if found else 0)
 
 
 def _reader(output: Output, split: str, count: int) -> FeatureReader:

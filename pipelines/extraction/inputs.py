@@ -37,6 +37,7 @@ class Source(Protocol):
 
     branches: tuple[str, ...]
     num_quarantined: int
+    name: str
 
     def num_rows(self) -> Mapping[str, int]:
         """Return the images of each split, in the plan's order."""
@@ -50,6 +51,8 @@ class Source(Protocol):
 
 class Images:
     """The variants of the images, decoded and resized for the network."""
+
+    name = "images"
 
     def __init__(self, variants: VariantSet, protocol: preprocess.Protocol) -> None:
         self._variants = variants
@@ -91,6 +94,7 @@ class CachedNode:
 
     def __init__(self, cache: FeatureCache, branches: tuple[str, ...]) -> None:
         self._cache = cache
+        self.name = cache.node
         self.branches = branches
 
     def num_rows(self) -> Mapping[str, int]:

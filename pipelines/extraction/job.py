@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from pipelines.execution.tasks import Output, in_turn, run_tasks
+from pipelines.execution.tasks import Output, in_turn, left, run_tasks
 from pipelines.execution.threads import num_cores, ordered_map
 from pipelines.extraction import plans
 from pipelines.extraction.inputs import Inputs, Source
@@ -19,6 +19,7 @@ from pipelines.storage import cells, feature_writer
 from pipelines.storage.cache import shard_of
 from pipelines.storage.cells import EncodedRows
 from pipelines.storage.layout import Layout
+from pipelines.storage.locks import Lock
 from pipelines.storage.manifest import Receipt, Task
 
 
@@ -44,6 +45,7 @@ def fill(
     settings: Settings,
     progress: Progress,
     check: Callable[[Sequence[Output]], None] = lambda outputs: None,
+    reading: Sequence[Lock] = (),
 ) -> Done:
     """Make the caches of one or more nodes in one pass, going on where an earlier start stopped.
 
@@ -54,6 +56,7 @@ def fill(
         settings: how they are written.
         progress: told about the images.
         check: called with the outputs after each shard and before the manifests; may raise.
+        reading: marks of the folders that the source reads.
 
     Raises:
         ManifestError: a cache is there with other settings, or another command is at work.
@@ -68,7 +71,7 @@ def fill(
         job = _Job(source, outputs, run_forward, settings.batch_size, progress)
         num_images, num_done = sum(source.num_rows().values()), job.num_images_done()
         progress.start("extract", num_images, "image", num_done)
-        run_tasks(outputs, partial(in_turn, job.run), lambda: check(outputs), held)
+        run_tasks(outputs, partial(in_turn, job.run), lambda: check(outputs), [*held, *reading])
     return Done(outputs, num_resumed, num_images - num_done)
 
 
@@ -83,11 +86,8 @@ class _Job:
     progress: Progress
 
     def num_images_done(self) -> int:
-        return sum(
-            len(task)
-            for task in self.outputs[0].plan.tasks
-            if all(task.shard in output.receipts for output in self.outputs)
-        )
+        num_left = sum(len(work.task) for work in left(self.outputs))
+        return sum(self.source.num_rows().values()) - num_left
 
     def run(self, task: Task, todo: Sequence[Output]) -> list[Receipt]:
         """Write one shard of every output in `todo`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,16 +92,20 @@ def open_outputs(
     """
     held = [holding.enter_context(locks.hold(target.folder.path)) for target in targets]
     plans = [_read_plan(target, settings.overwrite) for target in targets]
-    tasks = _common_tasks(targets, plans)
     missing = [i for i, plan in enumerate(plans) if plan is None]
+    begun = _common_tasks(targets, plans)
     if missing:
+        _check_unread(targets[i] for i in missing)  # now, and when the probe is over
         progress.say(f"probing {probe.NUM_IMAGES} images for the encoding")
         probes = [_begin(targets[i], source, settings) for i in missing]
         chosen = [(found, i, targets[i]) for found, i in zip(probes, missing, strict=True)]
         _show(chosen, source, run_forward, settings.batch_size)
         choices = [found.choice() for found in probes]
-        tasks = tasks or _cut(source, choices, settings)
+        tasks = _cut(source, choices, settings, begun)
+        _check_unread(targets[i] for i in missing)
         for i, choice in zip(missing, choices, strict=True):
+            if settings.overwrite:  # not before it is sure what comes instead
+                targets[i].folder.clear()
             plans[i] = _publish(targets[i], choice, tasks)
     outputs = [
         Output(target.folder, plan)
@@ -116,26 +120,32 @@ def _read_plan(target: Target, overwrite: bool) -> Plan | None:
     folder = target.folder
     folder.sweep()
     plan = existing.read_plan(folder, overwrite)
-    if plan is not None and plan.fingerprint == target.fingerprint:
-        return plan
-    if overwrite:
-        locks.check_unread(folder.path)
-        folder.clear()
-        return None
     if plan is not None:
-        check_same(plan.fingerprint, target.fingerprint, folder.path, MEND)
-    return None
+        try:
+            check_same(plan.fingerprint, target.fingerprint, folder.path, MEND)
+        except ManifestError:
+            if not overwrite:
+                raise
+            return None
+    return plan
+
+
+def _check_unread(targets: Iterable[Target]) -> None:
+    for target in targets:
+        locks.check_unread(target.folder.path)
 
 
 def _common_tasks(targets: Sequence[Target], plans: Sequence[Plan | None]) -> tuple[Task, ...]:
-    there = [(t.folder.path, p) for t, p in zip(targets, plans, strict=True) if p is not None]
-    for (first, plan), (second, other) in itertools.pairwise(there):
-        if plan.tasks != other.tasks:
+    """Return the shards of the caches that are begun and not whole; of those alone any are made."""
+    there = [Output(t.folder, p) for t, p in zip(targets, plans, strict=True) if p is not None]
+    begun = [output for output in there if output.missing()]
+    for first, second in itertools.pairwise(begun):
+        if first.plan.tasks != second.plan.tasks:
             raise ManifestError(
-                f"{second}: has other shards than {first}, so one pass cannot make both; "
-                "extract one after the other"
+                f"{second.folder.path}: has other shards than {first.folder.path}, so one pass "
+                "cannot make both; extract one after the other"
             )
-    return there[0][1].tasks if there else ()
+    return begun[0].plan.tasks if begun else ()
 
 
 def _begin(target: Target, source: Source, settings: Settings) -> Probe:
@@ -185,14 +195,27 @@ def naming(node: str) -> Iterator[None]:
         raise FeatureError(f"node {node}, image {error}") from error
 
 
-def _cut(source: Source, choices: Sequence[Choice], settings: Settings) -> tuple[Task, ...]:
-    """Cut the images into shards, of about the wanted size for the largest of the caches."""
+def _cut(
+    source: Source, choices: Sequence[Choice], settings: Settings, begun: tuple[Task, ...]
+) -> tuple[Task, ...]:
+    """Cut the images into shards, of about the wanted size for the largest of the caches.
+
+    Raises:
+        ManifestError: a cache that is begun, whose pass this is, too, has larger ones.
+    """
     num_rows = dict(source.num_rows())
     suffix = formats.FORMATS[settings.format].SUFFIX
     largest = max(choice.row_bytes for choice in choices)
     shard_rows = max(1, min(_SHARD_ROWS, int(settings.shard_bytes / largest)))
     by_size = sum(-(-count // shard_rows) for count in num_rows.values())
-    return split_into_tasks(num_rows, settings.shards or by_size, suffix)
+    asked = split_into_tasks(num_rows, settings.shards or by_size, suffix)
+    found, wanted = (max(map(len, tasks), default=0) for tasks in (begun, asked))
+    if found > wanted and not settings.shards:
+        raise ManifestError(
+            f"an unfinished cache of this pass has {found} images a shard, --shard-size asks for "
+            f"{wanted} in the others; extract one node after the other"
+        )
+    return begun or asked
 
 
 def _publish(target: Target, choice: Choice, tasks: tuple[Task, ...]) -> Plan:
