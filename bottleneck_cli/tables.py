@@ -128,9 +128,12 @@ def stats(values: Mapping[str, Any]) -> list[str]:
 
 def verification(values: Mapping[str, Any]) -> list[str]:
     """Return the lines that show which files are bad."""
-    lines = [f"{entry['file']}: {entry['reason']}" for entry in values["bad"]]
-    moved = f", {values['num_moved']} repaired" if values["num_moved"] else ""
-    what = f"{count(values['num_bad'], 'bad file')}{moved}" if lines else "all whole"
+    lines = [
+        f"{entry['file']}: {entry['reason']}" + (f"; {entry['done']}" if "done" in entry else "")
+        for entry in values["bad"]
+    ]
+    repaired = f"{values['num_moved']} repaired" if values["num_moved"] else "see --repair"
+    what = f"{count(values['num_bad'], 'bad file')} ({repaired})" if lines else "all whole"
     return [
         *lines,
         f"verify: {count(values['num_shards'], 'shard')}, {what}, {values['seconds']:.1f} s",

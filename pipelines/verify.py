@@ -34,7 +34,8 @@ def run(
         progress: told about the shards.
 
     Returns:
-        The summary: stage, num_shards, num_bad, bad (file, reason of each), num_moved, seconds.
+        The summary: stage, num_shards, num_bad, bad (file and reason of each, and what was
+        done about it), num_moved, seconds.
 
     Raises:
         ManifestError: another command is at work in a folder that is to be repaired.
@@ -57,9 +58,8 @@ def run(
                     name = entry.path.relative_to(workspace_dir)
                 bad.append({"file": name.as_posix(), "reason": entry.reason})
                 if repair and entry.is_ours:
-                    done = audit.repair(folder, entry)
+                    bad[-1]["done"] = audit.repair(folder, entry)
                     num_moved += 1
-                    progress.say(f"{name}: {entry.reason}; {done}")
     return {
         "stage": "verify",
         "num_shards": num_shards,

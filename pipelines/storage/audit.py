@@ -7,6 +7,7 @@ holds too, the plan and each receipt, is written again from it; a shard is made 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,9 @@ def audit(
 
 
 def num_shards(folder: ShardFolder) -> int:
-    """Return how many shards a folder's receipts or manifest promise."""
+    """Return how many shards a folder's receipts, or its manifest, promise."""
+    with contextlib.suppress(ManifestError):
+        return len(folder.parse_manifest()[1])
     return len(list((folder.path / RECEIPTS).glob("*.json")))
 
 
