@@ -55,7 +55,8 @@ def kept(maps: np.ndarray, layout: Layout) -> np.ndarray:
         scales, zero_points = np.array(layout.scales, np.float32), np.array(layout.zero_points)
         steps = np.clip(np.rint(maps / scales) + zero_points, 0, 255) - zero_points
         return steps.astype(int).astype(np.float32) * scales
-    return maps.astype(layout.dtype).astype(np.float32)
+    stored = maps.astype(layout.dtype).astype(np.float32)
+    return stored + np.float32(0) if layout.dtype == "float16" else stored  # -0.0 + 0 is +0
 
 
 def write_shard(

@@ -108,7 +108,7 @@ def test_decode_in_the_stored_float16_is_the_same_numbers(encoding):
     maps = random_maps(layout, 5)
     back = there_and_back(maps, layout, dtype="float16")
     assert back.dtype == np.float16
-    assert back.tobytes() == maps.astype(np.float16).tobytes()
+    assert back.tobytes() == kept(maps, layout).astype(np.float16).tobytes()
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -170,18 +170,26 @@ def test_encode_dense_cells_are_one_image_row_major_split_by_byte():
 
 @ALL
 def test_encode_nnz_counts_the_activations_of_each_branch(layout):
-    maps = random_maps(layout, 5)
+    maps = random_maps(layout, 5) + np.float32(0)  # which makes -0.0 plain 0
     maps[:, 1] = 0
     maps[0, 1, 0, 0, 0] = 1e-9  # too small for float16 and uint8, and an activation all the same
     expected = np.count_nonzero(maps, axis=(0, 2, 3, 4))
     assert cells.encode(maps, layout).nnz == tuple(expected) and expected[1] == 1
 
 
+@ALL
+def test_encode_nnz_counts_minus_zero_where_it_is_stored(layout):
+    maps = np.full((2, 3, *layout.shape), -0.0, np.float32)
+    num_kept = maps[:, 0].size if layout.dtype == "float32" else 0
+    assert cells.encode(maps, layout).nnz == (num_kept,) * 3
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_encode_number_too_small_for_float16_takes_no_place_of_its_own(encoding):
+@pytest.mark.parametrize("value", [1e-9, -1e-9, -0.0])
+def test_encode_number_too_small_for_float16_takes_no_place_of_its_own(value, encoding):
     layout = LAYOUTS[f"{encoding}-float16"]
-    maps = np.full((1, 3, *layout.shape), 1e-9, np.float32)
-    assert not there_and_back(maps, layout).any()
+    maps = np.full((1, 3, *layout.shape), value, np.float32)
+    assert there_and_back(maps, layout).tobytes() == bytes(maps.nbytes)
     sizes = {len(cells.encode(maps, layout).cells[f"q010.byte{i}"].data) for i in range(2)}
     assert sizes == {0 if encoding == "sparse" else layout.num_values}
 

@@ -59,8 +59,9 @@ def test_to_stored_float16_rounds_to_nearest(value, expected):
     assert stored([value], "float16").view(np.float16)[0] == expected
 
 
-def test_to_stored_float16_keeps_minus_zero():
-    assert stored([-0.0], "float16").tolist() == [0x8000]
+def test_to_stored_float16_zero_of_either_sign_is_plus_zero():
+    values = [-0.0, -(2.0**-26), -(2.0**-25), -(2.0**-140), 0, -(2.0**-24)]
+    assert stored(values, "float16").tolist() == [0, 0, 0, 0, 0, 0x8001]
 
 
 @pytest.mark.parametrize("value", [65_520, -70_000, 1e30])
@@ -125,13 +126,13 @@ def test_to_stored_uint8_inside_the_range_is_at_most_half_a_step_off(sign):
 
 
 def test_to_stored_uint8_zero_is_byte_zero_in_channels_of_any_sign():
-    maps = np.array([[5, -5, 2, 0], [0, -0.0, 0, 0], [1, -1, -9, 0]], np.float32)
+    maps = np.array([[5, -5, 2, 0], [0, 0, 0, 0], [-0.0] * 4, [1, -1, -9, 0]], np.float32)
     layout = scaled(Ranges.of(maps))
     assert len(set(layout.zero_points)) > 2
     bits = dtypes.to_stored(maps, layout).bits
     assert bits.dtype == np.uint8
-    assert bits[1].tolist() == [0, 0, 0, 0]
-    assert (activations(bits, layout)[1] == 0).all()
+    assert bits[1:3].tolist() == [[0, 0, 0, 0]] * 2
+    assert (activations(bits, layout)[1:3] == 0).all()
 
 
 def test_to_stored_uint8_both_ends_of_a_signed_channel_come_back():

@@ -13,7 +13,7 @@ from pipelines.errors import FeatureError
 from pipelines.storage import formats
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.dtypes import Ranges
-from pipelines.storage.layout import ENCODINGS, Layout
+from pipelines.storage.layout import DTYPES, ENCODINGS, Layout
 
 ALL = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 FORMATS = pytest.mark.parametrize("format", formats.FORMATS)
@@ -100,12 +100,33 @@ def test_format_float32_is_bit_exact(format, encoding, tmp_path):
 @ENCODED
 def test_format_float16_holds_every_half_exactly(format, encoding, tmp_path):
     halves = np.arange(2**16, dtype=np.uint16)
-    halves = halves[np.isfinite(halves.view(np.float16))]  # subnormal ones and both zeros, too
+    halves = halves[np.isfinite(halves.view(np.float16))]  # subnormal ones and zero, too
+    halves = halves[halves != 0x8000]  # but for minus zero
     maps = of_bits(np.resize(halves, 1344 * 48), np.float16)
     layout = dataclasses.replace(
         make_layout("float16", encoding, format, (16,)), rows_per_group=500
     )
     assert_same_bits(through(tmp_path, layout, maps), maps)
+
+
+@FORMATS
+def test_format_minus_zero_takes_room_in_float32_alone(format, tmp_path):
+    maps = np.full((40, 3, 8), -0.0, np.float32)
+    maps[:, :, :4] = np.arange(1, 5)
+    found = {}
+    for dtype in DTYPES:
+        layout = make_layout(dtype, "sparse", format, (8,))
+        write_cache(tmp_path / dtype, layout, {"train": 40}, 1, {"train": maps})
+        cache = FeatureCache(tmp_path / dtype)
+        reader = cache.split("train", ["all"], 1 << 20)
+        (batch,) = reader.sparse_in_order(40)
+        size_bytes = batch.masks.nbytes + batch.values.nbytes
+        assert cache.resident_bytes("train", ["all"]) == size_bytes
+        assert cache.receipts[0].stats["nnz"] == len(batch.values)
+        (dense,) = reader.in_order(40)
+        assert np.signbit(dense.features).any() == (dtype == "float32")
+        found[dtype] = len(batch.values)
+    assert found == {"float32": 40 * 3 * 8, "float16": 40 * 3 * 4, "uint8": 40 * 3 * 4}
 
 
 @FORMATS

@@ -68,7 +68,8 @@ class EncodedRows:
 
     Attributes:
         cells: by column.
-        nnz: for each branch, how many of the float32 activations are not zero.
+        nnz: for each branch, how many of the float32 activations are not zero; stored as float32,
+            -0.0 counts, too.
         num_clipped: values beyond the range of their channel's scale (uint8).
     """
 
@@ -98,7 +99,8 @@ def encode(maps: np.ndarray, layout: Layout, names: Sequence[str] | None = None)
         except FeatureError as error:
             raise _named(error, branch_maps, branch, layout, names) from error
         cells.update(zip(layout.columns([branch]), of_bits(stored.bits, layout), strict=True))
-        nnz.append(int(np.count_nonzero(branch_maps != 0)))  # of numbers it is ten times slower
+        is_kept = (stored.bits if layout.dtype == "float32" else branch_maps) != 0
+        nnz.append(int(np.count_nonzero(is_kept)))  # of numbers it is ten times slower
         num_clipped += stored.num_clipped
     return EncodedRows(cells, tuple(nnz), num_clipped)
 

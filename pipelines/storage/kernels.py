@@ -235,6 +235,9 @@ def _scatter(words: np.ndarray, values: np.ndarray, num_channels: int, image: np
 def to_half(values: np.ndarray, out: np.ndarray) -> bool:
     """Round float32 to float16, to the nearest, ties to even; tell if one became infinite.
 
+    What becomes zero, of either sign, becomes +0, so that a mask leaves it out: hard-swish gives
+    -0.0 for all activations up to -3.
+
     Args:
         values: float32 bits as uint32 (numbers,), finite.
         out: uint16 (numbers,), float16 bits.
@@ -252,7 +255,9 @@ def to_half(values: np.ndarray, out: np.ndarray) -> bool:
     for i in range(values.size):
         size = values[i] & np.uint32(0x7FFFFFFF)
         if size < np.uint32(0x38800000):  # 2^-14: below lie the subnormal halves, and 0
-            out[i] = _subnormal(size) | ((values[i] >> np.uint32(16)) & np.uint32(0x8000))
+            rounded = _subnormal(size)
+            sign = (values[i] >> np.uint32(16)) & np.uint32(0x8000)
+            out[i] = rounded | sign if rounded else rounded
     return is_beyond
 
 
