@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipelines.errors import FeatureError
-from pipelines.storage import cells, version1
+from pipelines.storage import cells, parquet, version1
+from pipelines.storage.cache import FeatureCache
 from pipelines.storage.cells import Cells
 from pipelines.storage.layout import ENCODINGS, Layout
+from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
 
 BRANCHES = ("original", "q010", "q050")
 LAYOUTS = {
@@ -59,6 +62,36 @@ def read(old: dict[str, Cells], layout: Layout, branches=BRANCHES) -> np.ndarray
     cells.check_shape(new, layout, branches)
     num_images = len(new[layout.columns(branches)[0]])
     return cells.decode(new, layout, branches, np.arange(num_images), "float32")
+
+
+def write_old(folder: Path, maps: np.ndarray, layout: Layout) -> None:
+    """Write a cache of one shard and one group as the first release did."""
+    task = Task("train-00000-of-00001.parquet", "train", 0, len(maps))
+    details = {**layout.to_json(), "node": folder.name, "classes": ["ant", "bee"]}
+    plan, shards = Plan("features", 1, {}, details, (task,)), ShardFolder(folder)
+    shards.publish(plan)
+    columns = old_columns(maps, layout)
+    with parquet.table_writer(folder / task.shard, version1.schema(layout), "zstd") as writer:
+        fixed = [pa.array([f"img-{i}" for i in range(len(maps))]), pa.array([0] * len(maps), "i4")]
+        stored = [[bytes(cell) for cell in column] for column in columns.values()]
+        writer.write([*fixed, *(pa.array(column, pa.binary()) for column in stored)])
+    file, stats = writer.file, {"nnz": int(np.count_nonzero(maps)), "num_values": maps.size}
+    sha256 = file.sha256.hexdigest()
+    shards.commit(Receipt(task.shard, len(maps), file.size_bytes, sha256, (), stats))
+    shards.finish(plan, shards.receipts(plan))
+
+
+@ALL
+def test_dataset_of_old_columns_keeps_subnormal_numbers(layout, tmp_path):
+    layout = dataclasses.replace(layout, rows_per_group=6)
+    maps = draw(layout, 6)
+    smallest = {"float16": 2.0**-24, "float32": 2.0**-149}[layout.dtype]
+    maps[maps > 1] = 3 * smallest
+    maps[maps < -1] = -smallest
+    write_old(tmp_path, maps, layout)
+    found = np.concatenate([f.numpy() for f, _ in FeatureCache(tmp_path).dataset("train", 4)])
+    expected = maps if layout.encoding == "dense" else np.where(maps == 0, np.float32(0), maps)
+    assert found.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 5])

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from scipy import sparse
 
 from pipelines.errors import FeatureError
 from pipelines.storage import cells as today
@@ -60,19 +59,21 @@ def _dense(values: Cells, layout: Layout) -> np.ndarray:
 
 
 def _sparse(found: Sequence[Cells], layout: Layout) -> np.ndarray:
-    """Expand compressed sparse rows, a row a pixel."""
+    """Expand compressed sparse rows, a row a pixel.
+
+    Bits are laid down, no number is added: threads that TensorFlow starts take subnormal ones for
+    zero in any sum.
+    """
     values, channels = _numbers(found[0], layout.dtype), _numbers(found[1], "<u2")
     counts = _numbers(found[2], "<u2")
-    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    num_values = int(counts.sum(dtype=np.int64))
     num_pixels = len(found[0]) * layout.num_positions
-    fits = len(counts) == num_pixels and starts[-1] == len(values) == len(channels)
+    fits = len(counts) == num_pixels and num_values == len(values) == len(channels)
     if not fits or (len(channels) and int(channels.max()) >= layout.num_channels):
         raise FeatureError("values, channels and counts do not make maps; the shard is damaged")
-    rows = sparse.csr_matrix(
-        (values.astype(np.float32), channels.astype(np.int32), starts),
-        shape=(num_pixels, layout.num_channels),
-    )
-    dense = rows.toarray().astype(layout.dtype)
+    bits = values.view(f"u{values.itemsize}")
+    dense = np.zeros((num_pixels, layout.num_channels), bits.dtype)
+    dense[np.repeat(np.arange(num_pixels), counts), channels] = bits
     return dense.reshape(len(found[0]), layout.num_positions, layout.num_channels)
 
 
