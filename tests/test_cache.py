@@ -179,7 +179,7 @@ def test_reader_plan_and_manifest_that_were_edited_do_not_fit_the_shards(cache_d
 
 
 def test_split_without_images_is_an_error(whole):
-    with pytest.raises(ManifestError, match="mixed_9: no images in split test"):
+    with pytest.raises(ConfigError, match="mixed_9: no images in split test; there are train, val"):
         FeatureCache(whole).split("test", BRANCHES, 0)
 
 
@@ -246,13 +246,20 @@ def test_read_any_bit_flipped_never_gives_wrong_maps(cache_dir, format):
 
 def test_choose_branches_are_in_the_caches_order(whole):
     cache = FeatureCache(whole)
-    assert cache.choose_branches(("all",)) == BRANCHES
+    assert cache.choose_branches(("all",)) == cache.choose_branches("all") == BRANCHES
+    assert cache.choose_branches("q010") == ("q010",)
+    assert cache.reader("train", "q010").branches == ("q010",)
     assert cache.choose_branches(("q050", "original")) == ("original", "q050")
 
 
 def test_choose_branches_unknown_lists_those_there_are(whole):
     with pytest.raises(ConfigError, match="mixed_9: no branch q030; it has original, q010, q050"):
         FeatureCache(whole).choose_branches(("original", "q030"))
+
+
+def test_choose_branches_none_is_an_error(whole):
+    with pytest.raises(ConfigError, match="no branch is named; choose from original, q010, q050, "):
+        FeatureCache(whole).reader("train", ())
 
 
 @pytest.mark.parametrize("name", ["mixed_9", "mixed9", "Mixed_9", "MIXED9"])

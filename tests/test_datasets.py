@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from shards import BRANCHES, LAYOUTS, write_cache
 
-from pipelines.errors import ConfigError, ManifestError
+from pipelines.errors import ConfigError
 from pipelines.storage import cache as cache_module
 from pipelines.storage import datasets
 from pipelines.storage.cache import FeatureCache
@@ -186,5 +186,5 @@ def test_sparse_dataset_of_a_dense_cache_is_refused_at_once(caches):
 
 
 def test_dataset_of_a_split_without_images_is_refused_at_once(caches):
-    with pytest.raises(ManifestError, match="no images in split test"):
+    with pytest.raises(ConfigError, match="no images in split test"):
         caches["dense-float16"].dataset("test", 4)

@@ -19,7 +19,7 @@ from shards import (
     write_shard,
 )
 
-from pipelines.errors import ConfigError, ManifestError, ShardError
+from pipelines.errors import ConfigError, ShardError
 from pipelines.storage import formats
 from pipelines.storage.cache import FeatureCache, shard_of
 from pipelines.storage.cells import Cells, EncodedRows, encode
@@ -122,15 +122,65 @@ def test_reader_splits_are_laid_end_to_end_in_the_order_asked(caches):
     np.testing.assert_array_equal(found, np.concatenate([maps[NUM_TRAIN:], maps[:NUM_TRAIN]]))
 
 
-@pytest.mark.parametrize("rows", [[-1], [47], [1, 2, 1], [0, 100]], ids=str)
+def test_reader_of_no_rows_can_be_loaded_and_gives_nothing(caches):
+    reader = caches["sparse-float16"][0].reader("train", rows=[])
+    reader.load()
+    assert reader.is_loaded
+    for batches in (reader.in_order(4), reader.epoch(4, 0, 0), reader.sparse_epoch(4, 0, 0)):
+        assert list(batches) == []
+
+
+@pytest.mark.parametrize("rows", [[-1], [47], [1, 2, 1], [0, 100], [[1, 2]], 3], ids=str)
 def test_reader_rows_that_are_not_there_or_twice_are_an_error(caches, rows):
     with pytest.raises(ConfigError, match="rows are not from 0 to 46, each once"):
         caches["dense-float16"][0].reader(["train", "val"], rows=np.array(rows))
 
 
+@pytest.mark.parametrize("rows", [[True, False], [0.9], ["1"]], ids=str)
+def test_reader_rows_that_are_no_whole_numbers_are_an_error(caches, rows):
+    message = r"rows are \S+, expected whole numbers; np.flatnonzero makes them of a mask"
+    with pytest.raises(ConfigError, match=message):
+        caches["dense-float16"][0].reader("train", rows=np.array(rows))
+
+
+WRONG = [
+    ({"batch_size": 0}, "batch_size is 0, expected a whole number from 1 on"),
+    ({"batch_size": -3}, "batch_size is -3, expected a whole number from 1 on"),
+    ({"batch_size": 2.5}, r"batch_size is 2\.5, expected a whole number from 1 on"),
+    ({"first_step": -2}, "first_step is -2, expected a whole number from 0 on"),
+    ({"epoch": -1}, "epoch is -1, expected a whole number from 0 on"),
+    ({"seed": -1}, "seed is -1, expected a whole number from 0 on"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
+def test_reader_numbers_that_say_no_batch_are_an_error_at_once(caches, wrong, message):
+    cache = caches["sparse-float16"][0]
+    reader, numbers = cache.reader("train"), {"batch_size": 4, "seed": 1, "epoch": 2, **wrong}
+    for give in (reader.epoch, reader.sparse_epoch, lambda **n: cache.dataset("train", **n)):
+        with pytest.raises(ConfigError, match=message):
+            give(**numbers)
+    if "batch_size" in wrong:
+        for give in (reader.in_order, reader.sparse_in_order, reader.num_steps):
+            with pytest.raises(ConfigError, match=message):
+                give(wrong["batch_size"])
+
+
+@pytest.mark.parametrize("order", [{"first_step": 3}, {"epoch": 2}])
+def test_dataset_part_of_an_epoch_without_a_seed_is_an_error(caches, order):
+    with pytest.raises(ConfigError, match="epoch and first_step are of training's order; give its"):
+        caches["dense-float16"][0].dataset("train", 4, **order)
+
+
 def test_reader_splits_without_images_are_an_error(caches):
-    with pytest.raises(ManifestError, match="no images in split test, other"):
-        caches["dense-float16"][0].reader(["test", "other"])
+    cache = caches["dense-float16"][0]
+    for splits, missing in ((["test", "other"], "test, other"), (["train", "vall"], "vall")):
+        with pytest.raises(
+            ConfigError, match=f"no images in split {missing}; there are train, val"
+        ):
+            cache.reader(splits)
+    with pytest.raises(ConfigError, match="no images in split"):
+        cache.reader([])
 
 
 @ALL

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from pipelines.errors import ConfigError, FeatureError, ShardError
-from pipelines.storage import cells, formats
+from pipelines.storage import asked, cells, formats
 from pipelines.storage.buffers import Buffers
 from pipelines.storage.held import Held, Piece
 from pipelines.storage.layout import Layout
@@ -127,6 +127,7 @@ class FeatureReader:
 
     def num_steps(self, batch_size: int) -> int:
         """Return the steps of one epoch; the last batch may be smaller."""
+        asked.check_steps(batch_size)
         return -(-self.num_rows // batch_size)
 
     def epoch(
@@ -148,7 +149,9 @@ class FeatureReader:
 
         Raises:
             ShardError: a shard is damaged.
+            ConfigError: a number says no batch.
         """
+        asked.check_steps(batch_size, first_step=first_step, epoch=epoch, seed=seed)
         windows = epoch_windows(self._group_rows, self._settings.window_rows, seed, epoch)
         return self._dense(windows, batch_size, first_step * batch_size, dtype)
 
@@ -159,8 +162,9 @@ class FeatureReader:
 
         Raises:
             ShardError: a shard is damaged.
-            ConfigError: the cache is dense.
+            ConfigError: the cache is dense, or a number says no batch.
         """
+        asked.check_steps(batch_size, first_step=first_step, epoch=epoch, seed=seed)
         self.check_sparse()
         windows = epoch_windows(self._group_rows, self._settings.window_rows, seed, epoch)
         first = first_step * batch_size
@@ -177,7 +181,9 @@ class FeatureReader:
 
         Raises:
             ShardError: a shard is damaged.
+            ConfigError: a number says no batch.
         """
+        asked.check_steps(batch_size)
         return self._dense(plain_windows(self._group_rows), batch_size, 0, dtype)
 
     def sparse_in_order(self, batch_size: int) -> Iterator[SparseBatch]:
@@ -185,8 +191,9 @@ class FeatureReader:
 
         Raises:
             ShardError: a shard is damaged.
-            ConfigError: the cache is dense.
+            ConfigError: the cache is dense, or a number says no batch.
         """
+        asked.check_steps(batch_size)
         self.check_sparse()
         windows = plain_windows(self._group_rows)
         return self._batches(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.errors import ConfigError, FeatureError, ManifestError, ShardError
-from pipelines.storage import cells, formats
+from pipelines.storage import asked, cells, formats
 from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Group, Settings, read_group
 from pipelines.storage.layout import FORMAT_VERSION, Layout
 from pipelines.storage.manifest import MANIFEST, PLAN, Plan, Receipt, ShardFolder
@@ -63,34 +63,27 @@ class FeatureCache:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that have images."""
-        return tuple(dict.fromkeys(self._splits))
+        return tuple(name for name in dict.fromkeys(self._splits) if self.num_rows(name))
 
     def num_rows(self, split: str) -> int:
         """Return the number of images of a split; 0 where there is none."""
         return sum(shard.num_rows for shard in self._of_splits([split]))
 
-    def choose_branches(self, asked: Sequence[str]) -> tuple[str, ...]:
+    def choose_branches(self, branches: str | Sequence[str]) -> tuple[str, ...]:
         """Turn a setting into branch names: "all", or names in any order.
 
         Returns:
             The names in the cache's order.
 
         Raises:
-            ConfigError: a branch is not in the cache.
+            ConfigError: a branch is not in the cache, or none is named.
         """
-        if tuple(asked) == ("all",):
-            return self.layout.branches
-        for name in asked:
-            if name not in self.layout.branches:
-                raise ConfigError(
-                    f"{self.path}: no branch {name}; it has {', '.join(self.layout.branches)}"
-                )
-        return tuple(name for name in self.layout.branches if name in asked)
+        return asked.branches(branches, self.layout.branches, self.path)
 
     def reader(
         self,
         splits: str | Sequence[str],
-        branches: Sequence[str] = ("all",),
+        branches: str | Sequence[str] = asked.ALL,
         rows: np.ndarray | None = None,
         num_threads: int = _THREADS,
     ) -> FeatureReader:
@@ -103,21 +96,24 @@ class FeatureCache:
             num_threads: that read, check and expand, beside the one that takes the batches.
 
         Raises:
-            ManifestError: the splits have no images.
-            ConfigError: a branch or a row is not in the cache.
+            ConfigError: a split has no images, or a branch or a row is not in the cache.
         """
         names = [splits] if isinstance(splits, str) else list(splits)
+        missing = [name for name in names if not self.num_rows(name)]
+        if missing or not names:
+            known = ", ".join(self.splits) or "none"
+            raise ConfigError(
+                f"{self.path}: no images in split {', '.join(missing)}; there are {known}"
+            )
         shards = self._of_splits(names)
-        if not any(shard.num_rows for shard in shards):
-            raise ManifestError(f"{self.path}: no images in split {', '.join(names)}")
         groups = [Group(shard, g) for shard in shards for g in range(shard.num_groups)]
         if rows is not None:
-            groups = _select(groups, np.asarray(rows, np.int64), self.path)
+            groups = _select(groups, rows, self.path)
         window_rows = max(1, int(WINDOW_BYTES / self._bytes_a_row))
         settings = Settings(self.choose_branches(branches), window_rows, num_threads)
         return FeatureReader(self.layout, groups, settings)
 
-    def split(self, name: str, branches: Sequence[str], budget_bytes: int) -> FeatureReader:
+    def split(self, name: str, branches: str | Sequence[str], budget_bytes: int) -> FeatureReader:
         """Return a reader of one split, which is kept in memory when that fits a budget.
 
         Args:
@@ -126,7 +122,7 @@ class FeatureCache:
             budget_bytes: of memory, for the maps as they are stored.
 
         Raises:
-            ManifestError: the split has no images.
+            ConfigError: the split has no images, or a branch is not in the cache.
             ShardError: a shard is damaged.
         """
         reader = self.reader(name, branches)
@@ -134,7 +130,7 @@ class FeatureCache:
             reader.load()
         return reader
 
-    def resident_bytes(self, split: str, branches: Sequence[str]) -> int:
+    def resident_bytes(self, split: str, branches: str | Sequence[str]) -> int:
         """Return about what a split takes in memory as cells, for some branches."""
         share = len(self.choose_branches(branches)) / len(self.layout.branches)
         return int(self.num_rows(split) * self._bytes_a_row * share)
@@ -143,7 +139,7 @@ class FeatureCache:
         self,
         splits: str | Sequence[str],
         batch_size: int,
-        branches: Sequence[str] = ("all",),
+        branches: str | Sequence[str] = asked.ALL,
         rows: np.ndarray | None = None,
         *,
         seed: int | None = None,
@@ -168,11 +164,13 @@ class FeatureCache:
             (masks uint8 (images, branches, bytes), values (nnz,) in the stored dtype, labels).
 
         Raises:
-            ManifestError: the splits have no images.
-            ConfigError: a branch or a row is not in the cache, or it is dense and `is_sparse`.
+            ConfigError: a split has no images, a branch or a row is not in the cache, a number
+                says no batch, or the cache is dense and `is_sparse`.
         """
         from pipelines.storage import datasets
 
+        asked.check_steps(batch_size, first_step=first_step, epoch=epoch, seed=seed or 0)
+        asked.check_order(seed, epoch, first_step)
         reader = self.reader(splits, branches, rows)
         if is_sparse:
             reader.check_sparse()
@@ -186,7 +184,7 @@ class FeatureCache:
         )
 
     def read(
-        self, ids: Sequence[str], branches: Sequence[str] = ("all",), dtype: str = "float32"
+        self, ids: Sequence[str], branches: str | Sequence[str] = asked.ALL, dtype: str = "float32"
     ) -> np.ndarray:
         """Read some images by name; the first call finds out where each image is.
 
@@ -316,9 +314,7 @@ def _select(groups: Sequence[Group], rows: np.ndarray, path: Path) -> list[Group
     """Keep of each group the rows that are wanted."""
     counts = [group.num_rows for group in groups]
     starts = np.concatenate([[0], np.cumsum(counts)])
-    wanted = np.unique(rows)
-    if len(wanted) != len(rows) or (len(wanted) and not 0 <= wanted[0] <= wanted[-1] < starts[-1]):
-        raise ConfigError(f"{path}: rows are not from 0 to {starts[-1] - 1}, each once")
+    wanted = asked.rows(rows, int(starts[-1]), path)
     cuts = np.searchsorted(wanted, starts)
     return [
         Group(group.shard, group.index, wanted[cuts[i] : cuts[i + 1]] - starts[i])

@@ -77,6 +77,8 @@ class Rows:
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
         """Lay rows end to end."""
+        if not parts:
+            return cls(np.empty(0, np.int32), {}, [])
         if len(parts) == 1:
             return parts[0]
         cells = {
