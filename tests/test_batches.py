@@ -74,9 +74,9 @@ def groups_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     read = formats.FORMATS["parquet"].read_group
 
-    def read_and_note(shard, group, branches, with_ids):
+    def read_and_note(shard, group, branches):
         found.append((shard.path.name, group))
-        return read(shard, group, branches, with_ids)
+        return read(shard, group, branches)
 
     monkeypatch.setattr(formats.FORMATS["parquet"], "read_group", read_and_note)
     return found

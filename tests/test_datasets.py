@@ -141,6 +141,43 @@ def test_dense_dataset_has_the_shape_of_the_maps(caches, name):
     assert labels.dtype.name == "int32"
 
 
+@ALL
+def test_dataset_in_the_stored_dtype_with_ids_is_the_readers(caches, name):
+    cache = caches[name]
+    stored = cache.layout.dtype
+    for order in ({}, {"seed": 3, "epoch": 1, "first_step": 1}):
+        found = list(cache.dataset("train", 6, dtype=stored, with_ids=True, **order))
+        reader = cache.reader("train")
+        expected = list(reader.epoch(6, 3, 1, 1, stored) if order else reader.in_order(6, stored))
+        assert [f.dtype.name for f, _, _ in found] == [stored] * len(expected)
+        assert dense((f, y) for f, y, _ in found) == read(expected)
+        names = [[name.decode() for name in ids.numpy()] for _, _, ids in found]
+        assert names == [batch.ids for batch in expected]
+
+
+@SPARSE
+def test_sparse_dataset_with_ids_names_its_images(caches, name):
+    cache = caches[name]
+    found = list(cache.dataset("train", 6, seed=3, is_sparse=True, with_ids=True))
+    names = [[name.decode() for name in ids.numpy()] for *_, ids in found]
+    assert names == [batch.ids for batch in cache.reader("train").epoch(6, 3, 0)]
+    sparse = cache.reader("train").sparse_epoch(6, 3, 0)
+    assert names == [batch.ids for batch in sparse]
+
+
+def test_dataset_names_that_are_no_utf8_are_the_files_bytes(tmp_path):
+    write_cache(
+        tmp_path, LAYOUTS["sparse-float16-tfrecord"], {"train": 5}, 1, name_of="\udcff{}\0".format
+    )
+    ((_, _, ids),) = FeatureCache(tmp_path).dataset("train", 5, with_ids=True)
+    assert ids.numpy().tolist() == [b"\xff%d\0" % i for i in range(5)]
+
+
+def test_dataset_in_another_dtype_is_refused_at_once(caches):
+    with pytest.raises(ConfigError, match="maps are stored as float16; read that or float32"):
+        caches["dense-float16"].dataset("train", 4, dtype="uint8")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_expand_inside_a_compiled_step_is_the_same_and_knows_its_shape(caches, dtype):
     import tensorflow as tf

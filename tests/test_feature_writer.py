@@ -40,7 +40,7 @@ def test_open_shard_maps_ids_and_labels_come_back(layout, tmp_path):
     shard = as_written(shard, write_shard(shard, maps))
     found, ids, labels = [], [], []
     for group in range(shard.num_groups):
-        rows = formats.of(layout).read_group(shard, group, layout.branches, True)
+        rows = formats.of(layout).read_group(shard, group, layout.branches)
         index = np.arange(len(rows))
         found.append(cells.decode(rows.cells, layout, layout.branches, index, "float32"))
         ids += rows.ids

@@ -29,7 +29,7 @@ def written(folder: Path, layout: Layout = LAYOUT) -> Shard:
 
 
 def read(shard: Shard, branches=LAYOUT.branches) -> list[Rows]:
-    return [unit.read_group(shard, g, branches, True) for g in range(shard.num_groups)]
+    return [unit.read_group(shard, g, branches) for g in range(shard.num_groups)]
 
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if "tfrecord" not in name])
@@ -53,7 +53,7 @@ def test_shard_footer_holds_its_place_and_groups(tmp_path):
 
 @pytest.mark.parametrize("group", range(3))
 def test_read_group_gives_its_rows(tmp_path, group):
-    rows = unit.read_group(written(tmp_path), group, ("q010",), True)
+    rows = unit.read_group(written(tmp_path), group, ("q010",))
     expected = list(range(9))[4 * group : 4 * group + 4]
     assert rows.ids == [f"img-{i}" for i in expected]
     assert rows.labels.tolist() == [i % 5 for i in expected]
@@ -61,12 +61,11 @@ def test_read_group_gives_its_rows(tmp_path, group):
     assert list(rows.cells) == ["q010.mask", "q010.byte0", "q010.byte1"]
 
 
-def test_read_group_without_ids_needs_no_column_of_names(tmp_path):
+def test_read_group_damaged_column_of_names_is_an_error(tmp_path):
     shard = written(tmp_path)
     damage_column(shard.path, "id")
-    assert unit.read_group(shard, 0, ("q010",), False).ids is None
     with pytest.raises(ShardError, match=r"a\.parquet: damaged"):
-        unit.read_group(shard, 0, ("q010",), True)
+        unit.read_group(shard, 0, ("q010",))
 
 
 @pytest.mark.parametrize("column", ["label", "q010.mask", "q010.byte1"])
@@ -90,15 +89,15 @@ def test_read_footer_changed_is_an_error(tmp_path):
     assert content.count(b"q010.mask") > 3
     shard.path.write_bytes(content.replace(b"q010.mask", b"q110.mask"))
     with pytest.raises(ShardError, match=rf"damaged: its footer is not what was written; {MEND}"):
-        unit.read_group(shard, 0, ("original",), True)
+        unit.read_group(shard, 0, ("original",))
 
 
 def test_read_column_lost_from_a_footer_of_unknown_hash_is_an_error(tmp_path):
     shard = dataclasses.replace(written(tmp_path), footer_sha256=None)
     shard.path.write_bytes(shard.path.read_bytes().replace(b"q010.mask", b"q110.mask"))
-    unit.read_group(shard, 0, ("original",), True)
+    unit.read_group(shard, 0, ("original",))
     with pytest.raises(ShardError, match=r"damaged: no binary column q010\.mask; "):
-        unit.read_group(shard, 0, ("q010",), True)
+        unit.read_group(shard, 0, ("q010",))
 
 
 @pytest.mark.parametrize("how", [read, unit.read_ids])
@@ -129,7 +128,7 @@ def test_read_group_of_other_size_than_the_layouts_is_an_error(tmp_path):
     shard = written(tmp_path)
     other = dataclasses.replace(shard, layout=dataclasses.replace(LAYOUT, rows_per_group=3))
     with pytest.raises(ShardError, match=r"a\.parquet: 4 rows in group 0, expected 3"):
-        unit.read_group(other, 0, ("q010",), True)
+        unit.read_group(other, 0, ("q010",))
 
 
 @pytest.mark.parametrize("how", [read, unit.read_ids])

@@ -15,13 +15,12 @@ from pipelines.storage.rows import Rows, Shard
 LAYOUT = dataclasses.replace(make_layout("uint8", "dense"), rows_per_group=4)
 
 
-def make_rows(first: int, count: int, with_ids: bool = True) -> Rows:
+def make_rows(first: int, count: int) -> Rows:
     """Make rows with a cell of i bytes i for image i."""
     numbers = range(first, first + count)
     data = np.array([i for i in numbers for _ in range(i)], np.uint8)
     cells = Cells.of_sizes(data, np.array(numbers, np.int64))
-    ids = [f"img-{i}" for i in numbers] if with_ids else None
-    return Rows(np.array(numbers, np.int32), {"a": cells}, ids)
+    return Rows(np.array(numbers, np.int32), {"a": cells}, [f"img-{i}" for i in numbers])
 
 
 def content(rows: Rows) -> list[tuple[int, bytes, str]]:
@@ -41,10 +40,10 @@ def test_shard_groups_are_of_the_layouts_size_but_the_last(num_rows, sizes):
     assert [shard.group_rows(g) for g in range(shard.num_groups)] == sizes
 
 
-def test_part_is_the_rows_between_and_counts_their_bytes_alone():
+def test_part_is_the_rows_between():
     part = make_rows(0, 10).part(3, 6)
     assert content(part) == expected(3, 4, 5)
-    assert (len(part), part.size_bytes) == (3, 12)
+    assert len(part) == 3
     assert content(part.part(1, 2)) == expected(4)
 
 
@@ -53,8 +52,8 @@ def test_joined_rows_are_end_to_end():
     assert content(joined) == expected(5, 6, 0, 1, 2, 9)
 
 
-def test_joined_with_rows_without_names_has_none():
-    assert Rows.joined([make_rows(1, 2), make_rows(3, 1, with_ids=False)]).ids is None
+def test_joined_of_nothing_has_no_rows():
+    assert len(Rows.joined([])) == len(make_rows(1, 2).taken(np.array([], np.int64))) == 0
 
 
 def test_taken_rows_are_in_the_order_asked():

@@ -58,9 +58,7 @@ def change(shard: Shard, position: int, by: int = 1) -> None:
 
 def read(shard: Shard) -> list[str]:
     """Read everything; gives the names."""
-    groups = [
-        unit.read_group(shard, g, shard.layout.branches, True) for g in range(shard.num_groups)
-    ]
+    groups = [unit.read_group(shard, g, shard.layout.branches) for g in range(shard.num_groups)]
     return [name for rows in groups for name in rows.ids]
 
 
@@ -138,15 +136,11 @@ def test_records_are_framed_as_tensorflow_frames_them(tmp_path):
 @pytest.mark.parametrize("group", range(3))
 def test_read_group_gives_its_records(tmp_path, group):
     shard, _ = written(tmp_path)
-    rows = unit.read_group(shard, group, ("q010",), True)
+    rows = unit.read_group(shard, group, ("q010",))
     expected = list(range(9))[4 * group : 4 * group + 4]
     assert rows.ids == [f"img-{i}" for i in expected]
     assert rows.labels.tolist() == [i % 5 for i in expected]
     assert list(rows.cells) == ["q010.mask", "q010.byte0", "q010.byte1"]
-
-
-def test_read_group_without_ids_has_none(tmp_path):
-    assert unit.read_group(written(tmp_path)[0], 0, ("q010",), False).ids is None
 
 
 @pytest.mark.parametrize("row", [0, 5, 8])
@@ -212,7 +206,7 @@ def test_read_group_column_missing_is_an_error(tmp_path):
     shard, _ = written(tmp_path)
     wider = dataclasses.replace(LAYOUT, branches=(*LAYOUT.branches, "q090"))
     with pytest.raises(ShardError, match=rf"damaged: no column q090\.mask{MEND}"):
-        unit.read_group(dataclasses.replace(shard, layout=wider), 0, ("q090",), True)
+        unit.read_group(dataclasses.replace(shard, layout=wider), 0, ("q090",))
 
 
 def replaced(shard: Shard, old: bytes, new: bytes) -> None:

@@ -58,13 +58,3 @@ def check_steps(batch_size: int, **counted: int) -> None:
         least = int(name == "batch_size")
         if not isinstance(value, int | np.integer) or value < least:
             raise ConfigError(f"{name} is {value}, expected a whole number from {least} on")
-
-
-def check_order(seed: int | None, epoch: int, first_step: int) -> None:
-    """Check that an epoch, or a step to begin with, comes with the seed of its order.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if seed is None and (epoch or first_step):
-        raise ConfigError("epoch and first_step are of training's order; give its seed, too")

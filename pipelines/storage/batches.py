@@ -42,7 +42,7 @@ class Batch:
 
     features: np.ndarray
     labels: np.ndarray
-    ids: list[str] | None = None
+    ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,13 @@ class SparseBatch:
             lowest first.
         values: (nnz,) in the stored dtype, in the order of the masks' bits.
         labels: int32 (images,), class indices.
+        ids: the images' names.
     """
 
     masks: np.ndarray
     values: np.ndarray
     labels: np.ndarray
+    ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,7 @@ class FeatureReader:
             part = slice(start, start + len(rows))
             self._decode(held, rows, maps[part])
             labels[part] = held.labels[rows]
-            ids += [held.ids[row] for row in rows] if held.ids is not None else []
+            ids += [held.ids[row] for row in rows]
             start += len(rows)
         return Batch(maps, labels, ids)
 
@@ -304,7 +306,7 @@ class FeatureReader:
             raise ShardError(f"{folder}: {error}; {formats.MEND}") from error
 
     def _to_sparse_batch(self, pieces: Sequence[Piece]) -> SparseBatch:
-        masks, values, labels = [], [], []
+        masks, values, labels, ids = [], [], [], []
         for piece in pieces:
             held, rows = piece.content()
             with self._naming():
@@ -312,7 +314,10 @@ class FeatureReader:
             masks.append(found.masks)
             values.append(found.values)
             labels.append(held.labels[rows])
-        return SparseBatch(np.concatenate(masks), np.concatenate(values), np.concatenate(labels))
+            ids += [held.ids[row] for row in rows]
+        return SparseBatch(
+            np.concatenate(masks), np.concatenate(values), np.concatenate(labels), ids
+        )
 
 
 def read_group(group: Group, branches: Sequence[str]) -> Rows:
@@ -323,7 +328,7 @@ def read_group(group: Group, branches: Sequence[str]) -> Rows:
     """
     shard = group.shard
     try:
-        rows = formats.of(shard.layout).read_group(shard, group.index, branches, with_ids=True)
+        rows = formats.of(shard.layout).read_group(shard, group.index, branches)
         cells.check_shape(rows.cells, shard.layout, branches)
     except FeatureError as error:
         raise ShardError(f"{shard.path}: {error}; {formats.MEND}") from error

@@ -145,7 +145,9 @@ class FeatureCache:
         seed: int | None = None,
         epoch: int = 0,
         first_step: int = 0,
+        dtype: str = "float32",
         is_sparse: bool = False,
+        with_ids: bool = False,
     ) -> tf.data.Dataset:
         """Return batches as tf.data, in the plan's order or, with a seed, in training's.
 
@@ -157,31 +159,24 @@ class FeatureCache:
             seed: of the order; None for the plan's.
             epoch: counted from 0; with a seed only.
             first_step: batches before it are neither given nor read; with a seed only.
+            dtype: of dense batches, "float32" or the stored one.
             is_sparse: give masks and values, for `datasets.expand` in the training step.
+            with_ids: give the images' names, too.
 
         Returns:
-            Pairs (features float32 (images, branches, *shape), labels int32 (images,)), or triples
-            (masks uint8 (images, branches, bytes), values (nnz,) in the stored dtype, labels).
+            Pairs (features (images, branches, *shape) in `dtype`, labels int32 (images,)), or
+            triples (masks uint8 (images, branches, bytes), values (nnz,) in the stored dtype,
+            labels); with `with_ids` followed by the names, string (images,).
 
         Raises:
             ConfigError: a split has no images, a branch or a row is not in the cache, a number
-                says no batch, or the cache is dense and `is_sparse`.
+                says no batch, it is another dtype, or the cache is dense and `is_sparse`.
         """
         from pipelines.storage import datasets
 
-        asked.check_steps(batch_size, first_step=first_step, epoch=epoch, seed=seed or 0)
-        asked.check_order(seed, epoch, first_step)
-        reader = self.reader(splits, branches, rows)
-        if is_sparse:
-            reader.check_sparse()
-        return datasets.dataset(
-            reader,
-            batch_size,
-            seed=seed,
-            epoch=epoch,
-            first_step=first_step,
-            is_sparse=is_sparse,
-        )
+        order = datasets.Order(seed, epoch, first_step)
+        form = datasets.Form(dtype, is_sparse, with_ids)
+        return datasets.dataset(self.reader(splits, branches, rows), batch_size, order, form)
 
     def read(
         self, ids: Sequence[str], branches: str | Sequence[str] = asked.ALL, dtype: str = "float32"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipelines.errors import ConfigError
+from pipelines.storage import asked
 from pipelines.storage.batches import FeatureReader
 from pipelines.storage.layout import Layout
 
@@ -12,53 +15,91 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def dataset(
-    reader: FeatureReader,
-    batch_size: int,
-    *,
-    seed: int | None,
-    epoch: int,
-    first_step: int,
-    is_sparse: bool,
-) -> tf.data.Dataset:
+@dataclass(frozen=True)
+class Order:
+    """Which batches, and in which order.
+
+    Attributes:
+        seed: of training's order; None for the plan's.
+        epoch: counted from 0; with a seed only.
+        first_step: batches before it are neither given nor read; with a seed only.
+    """
+
+    seed: int | None = None
+    epoch: int = 0
+    first_step: int = 0
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a batch becomes.
+
+    Attributes:
+        dtype: of dense batches, "float32" or the stored one.
+        is_sparse: masks and values instead, to be expanded by `expand`.
+        with_ids: the images' names at the end.
+    """
+
+    dtype: str = "float32"
+    is_sparse: bool = False
+    with_ids: bool = False
+
+
+def dataset(reader: FeatureReader, batch_size: int, order: Order, form: Form) -> tf.data.Dataset:
     """Wrap a reader; its threads read ahead, so that no `prefetch` is needed.
 
     Args:
         reader: of some images.
         batch_size: images a batch; the last may have fewer.
-        seed: of the order; None for the plan's.
-        epoch: counted from 0; with a seed only.
-        first_step: batches before it are neither given nor read; with a seed only.
-        is_sparse: give masks and values, to be expanded by `expand`.
+        order: of the batches.
+        form: of each.
 
     Returns:
-        Pairs (features, labels), or triples (masks, values, labels).
+        Tuples of features and labels, or of masks, values and labels; see `FeatureCache.dataset`.
+
+    Raises:
+        ConfigError: a number says no batch, the dtype is neither float32 nor the stored one, or
+            the cache is dense and sparse batches are asked for.
     """
     import tensorflow as tf
 
+    seed, epoch, first_step = order.seed, order.epoch, order.first_step
+    asked.check_steps(batch_size, first_step=first_step, epoch=epoch, seed=seed or 0)
+    if seed is None and (epoch or first_step):
+        raise ConfigError("epoch and first_step are of training's order; give its seed, too")
     layout, branches = reader.layout, len(reader.branches)
-    labels = tf.TensorSpec((None,), tf.int32)
-    features = tf.TensorSpec((None, branches, *layout.shape), tf.float32)
-    masks = tf.TensorSpec((None, branches, layout.mask_bytes), tf.uint8)
-    values = tf.TensorSpec((None,), layout.dtype)
+    layout.check_dtype(form.dtype)
+    if form.is_sparse:
+        reader.check_sparse()
+
+    def dense() -> Iterator[tuple[Any, ...]]:
+        given = (
+            reader.in_order(batch_size, form.dtype)
+            if seed is None
+            else reader.epoch(batch_size, seed, epoch, first_step, form.dtype)
+        )
+        return ((batch.features, batch.labels, batch.ids) for batch in given)
+
+    def sparse() -> Iterator[tuple[Any, ...]]:
+        given = (
+            reader.sparse_in_order(batch_size)
+            if seed is None
+            else reader.sparse_epoch(batch_size, seed, epoch, first_step)
+        )
+        return ((batch.masks, batch.values, batch.labels, batch.ids) for batch in given)
 
     def give() -> Iterator[tuple[Any, ...]]:
-        if is_sparse:
-            found = (
-                reader.sparse_in_order(batch_size)
-                if seed is None
-                else reader.sparse_epoch(batch_size, seed, epoch, first_step)
-            )
-            yield from ((batch.masks, batch.values, batch.labels) for batch in found)
-        else:
-            dense = (
-                reader.in_order(batch_size)
-                if seed is None
-                else reader.epoch(batch_size, seed, epoch, first_step)
-            )
-            yield from ((batch.features, batch.labels) for batch in dense)
+        for *arrays, ids in sparse() if form.is_sparse else dense():
+            # As bytes, since a file's name may be no UTF-8.
+            names = [name.encode("utf-8", "surrogateescape") for name in ids]
+            yield (*arrays, names) if form.with_ids else tuple(arrays)
 
-    signature = (masks, values, labels) if is_sparse else (features, labels)
+    maps = [tf.TensorSpec((None, branches, *layout.shape), form.dtype)]
+    if form.is_sparse:
+        masks = tf.TensorSpec((None, branches, layout.mask_bytes), tf.uint8)
+        maps = [masks, tf.TensorSpec((None,), layout.dtype)]
+    ends = [tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.string)]
+    signature = (*maps, *ends[: 1 + form.with_ids])
     return tf.data.Dataset.from_generator(give, output_signature=signature)
 
 

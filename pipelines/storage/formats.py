@@ -39,7 +39,7 @@ class Format(Protocol):
     def open_writer(self, shard: Shard) -> AbstractContextManager[Writer]:
         """Write a shard atomically."""
 
-    def read_group(self, shard: Shard, group: int, branches: Sequence[str], with_ids: bool) -> Rows:
+    def read_group(self, shard: Shard, group: int, branches: Sequence[str]) -> Rows:
         """Read one group, only the cells of some branches."""
 
     def read_ids(self, shard: Shard) -> list[str]:

@@ -57,7 +57,7 @@ def open_writer(shard: Shard) -> Iterator[Writer]:
         yield Writer(table)
 
 
-def read_group(shard: Shard, group: int, branches: Sequence[str], with_ids: bool) -> Rows:
+def read_group(shard: Shard, group: int, branches: Sequence[str]) -> Rows:
     """Read one row group, only the columns that are asked for.
 
     Raises:
@@ -65,13 +65,13 @@ def read_group(shard: Shard, group: int, branches: Sequence[str], with_ids: bool
     """
     layout, num_rows = shard.layout, shard.group_rows(group)
     names = version1.columns(layout, branches) if layout.version == 1 else layout.columns(branches)
-    table = _read(shard, group, [*(["id"] if with_ids else []), "label", *names])
+    table = _read(shard, group, ["id", "label", *names])
     if len(table) != num_rows:
         raise ShardError(f"{shard.path}: {len(table)} rows in group {group}, expected {num_rows}")
     stored = {name: _to_cells(table[name].combine_chunks()) for name in names}
     cells = version1.to_cells(stored, layout, branches) if layout.version == 1 else stored
-    ids = table["id"].to_pylist() if with_ids else None
-    return Rows(table["label"].to_numpy().astype(np.int32, copy=False), cells, ids)
+    labels = table["label"].to_numpy().astype(np.int32, copy=False)
+    return Rows(labels, cells, table["id"].to_pylist())
 
 
 def read_ids(shard: Shard) -> list[str]:

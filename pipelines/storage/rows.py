@@ -49,26 +49,20 @@ class Rows:
     Attributes:
         labels: int32 (images,), class indices.
         cells: by column.
-        ids: the images' names; None where nobody asked.
+        ids: the images' names.
     """
 
     labels: np.ndarray
     cells: Mapping[str, Cells]
-    ids: Sequence[str] | None = None
+    ids: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all cells."""
-        return sum(int(cells.offsets[-1] - cells.offsets[0]) for cells in self.cells.values())
-
     def part(self, start: int, stop: int) -> Rows:
         """Return rows `start` to `stop`, without a copy."""
         cells = {name: column.part(start, stop) for name, column in self.cells.items()}
-        ids = None if self.ids is None else self.ids[start:stop]
-        return Rows(self.labels[start:stop], cells, ids)
+        return Rows(self.labels[start:stop], cells, self.ids[start:stop])
 
     def taken(self, rows: np.ndarray) -> Rows:
         """Return some rows, copied."""
@@ -84,6 +78,5 @@ class Rows:
         cells = {
             name: Cells.joined([part.cells[name] for part in parts]) for name in parts[0].cells
         }
-        lists = [part.ids for part in parts if part.ids is not None]
-        ids = [name for names in lists for name in names] if len(lists) == len(parts) else None
+        ids = [name for part in parts for name in part.ids]
         return cls(np.concatenate([part.labels for part in parts]), cells, ids)

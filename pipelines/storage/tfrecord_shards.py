@@ -47,7 +47,6 @@ class Writer:
 
     def write(self, rows: Rows) -> None:
         """Append a record an image."""
-        assert rows.ids is not None
         for i, (name, label) in enumerate(zip(rows.ids, rows.labels, strict=True)):
             head, body = Example(), Example()
             features = head.features.feature
@@ -77,7 +76,7 @@ def open_writer(shard: Shard) -> Iterator[Writer]:
         yield Writer(file, shard.place)
 
 
-def read_group(shard: Shard, group: int, branches: Sequence[str], with_ids: bool) -> Rows:
+def read_group(shard: Shard, group: int, branches: Sequence[str]) -> Rows:
     """Read one group of records; of the cells, only those of some branches are unpacked.
 
     Raises:
@@ -94,7 +93,7 @@ def read_group(shard: Shard, group: int, branches: Sequence[str], with_ids: bool
             for cells, name in zip(columns, names, strict=True):
                 cells.append(_inflated(features, name))
     by_name = {name: _to_cells(column) for name, column in zip(names, columns, strict=True)}
-    return Rows(labels, by_name, ids if with_ids else None)
+    return Rows(labels, by_name, ids)
 
 
 def read_ids(shard: Shard) -> list[str]:
