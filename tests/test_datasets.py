@@ -196,6 +196,25 @@ def test_expand_inside_a_compiled_step_is_the_same_and_knows_its_shape(caches, d
     assert shapes == [[None, 3, 2, 3, 8]]
 
 
+def test_expand_counts_each_mask_on_its_own_and_places_beyond_int32(caches):
+    import tensorflow as tf
+
+    layout = caches["sparse-float16"].layout
+
+    @tf.function(
+        input_signature=caches["sparse-float16"].dataset("train", 6, is_sparse=True).element_spec
+    )
+    def step(masks, values, labels):
+        return datasets.expand(masks, values, layout)
+
+    operations = step.get_concrete_function().graph.get_operations()
+    scans = [op for op in operations if op.type == "Cumsum"]
+    bits = [op for op in scans if op.inputs[0].shape.rank == 3]
+    assert [tf.get_static_value(op.inputs[1]) for op in bits] == [-1]  # along the last axis
+    assert {op.inputs[0].dtype for op in scans if op not in bits} == {tf.int64}
+    assert [op.inputs[1].dtype for op in operations if op.type == "GatherV2"] == [tf.int64]
+
+
 @pytest.mark.parametrize("shape", [(1,), (17,), (3, 3, 65)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_expand_maps_of_odd_shapes_and_of_zeros_alone(dtype, shape, tmp_path: Path):

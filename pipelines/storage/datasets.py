@@ -106,7 +106,8 @@ def dataset(reader: FeatureReader, batch_size: int, order: Order, form: Form) ->
 def expand(masks: Any, values: Any, layout: Layout) -> Any:
     """Turn a sparse batch into dense maps, in operations that any device has.
 
-    A value's place in `values` is the number of set bits before its own.
+    A value's place in `values` is the number of set bits before its own: in its mask, and in all
+    masks before that.
 
     Args:
         masks: uint8 (images, branches, bytes), as `SparseBatch` has them.
@@ -122,14 +123,16 @@ def expand(masks: Any, values: Any, layout: Layout) -> Any:
     bits = tf.bitwise.bitwise_and(
         tf.bitwise.right_shift(masks[..., None], shifts), tf.constant(1, tf.uint8)
     )
-    is_kept = tf.reshape(bits, (-1,)) > 0
-    place = tf.cumsum(tf.cast(is_kept, tf.int32)) - 1
-    numbers = tf.cast(values, tf.int32 if layout.dtype == "uint8" else tf.float32)
-    numbers = tf.concat([numbers, tf.zeros((1,), numbers.dtype)], axis=0)  # never empty
-    zero = tf.zeros((), numbers.dtype)
-    flat = tf.where(is_kept, tf.gather(numbers, tf.maximum(place, 0)), zero)
     shape = tf.shape(masks)
-    rows = tf.reshape(flat, (shape[0], shape[1], layout.mask_bytes * 8))[..., : layout.num_values]
+    is_kept = tf.reshape(bits, (shape[0], shape[1], layout.mask_bytes * 8)) > 0
+    # A scan a mask, which a GPU does side by side; a whole batch may have more bits than int32.
+    counted = tf.cast(tf.cumsum(tf.cast(is_kept, tf.int32), axis=-1), tf.int64)
+    totals = tf.reshape(counted[..., -1], (-1,))
+    before = tf.reshape(tf.cumsum(totals, exclusive=True), (shape[0], shape[1], 1))
+    numbers = tf.cast(values, tf.int32 if layout.dtype == "uint8" else tf.float32)
+    numbers = tf.concat([tf.zeros((1,), numbers.dtype), numbers], axis=0)  # the first: of no bit
+    place = tf.where(is_kept, counted + before, tf.zeros((), tf.int64))
+    rows = tf.gather(numbers, place)[..., : layout.num_values]
     channels_first = (shape[0], shape[1], layout.num_channels, layout.num_positions)
     maps = tf.transpose(tf.reshape(rows, channels_first), (0, 1, 3, 2))
     if layout.dtype == "uint8":
