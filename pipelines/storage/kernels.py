@@ -16,6 +16,7 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 
 GOOD = -1
 _BLOCK = 16  # channels: a line of the processor's cache
+_NEARER_TO_0 = np.uint32(0x33000000)  # 2^-25 and below it: float16 has nothing so small but 0
 _U = np.uint64  # unsigned indices: numba tests signed ones for counting from the end
 
 
@@ -250,23 +251,20 @@ def to_half(values: np.ndarray, out: np.ndarray) -> bool:
         normal = (size + np.uint32(0xC8000FFF) + ((size >> np.uint32(13)) & np.uint32(1))) >> (
             np.uint32(13)
         )
-        out[i] = normal | ((bits >> np.uint32(16)) & np.uint32(0x8000))
+        half = normal | ((bits >> np.uint32(16)) & np.uint32(0x8000))
+        out[i] = half if size > _NEARER_TO_0 else np.uint32(0)
         is_beyond |= size >= np.uint32(0x477FF000)  # 65,520, halfway to 2^16
     for i in range(values.size):
         size = values[i] & np.uint32(0x7FFFFFFF)
-        if size < np.uint32(0x38800000):  # 2^-14: below lie the subnormal halves, and 0
-            rounded = _subnormal(size)
-            sign = (values[i] >> np.uint32(16)) & np.uint32(0x8000)
-            out[i] = rounded | sign if rounded else rounded
+        if _NEARER_TO_0 < size < np.uint32(0x38800000):  # 2^-14: below lie the subnormal halves
+            out[i] = _subnormal(size) | ((values[i] >> np.uint32(16)) & np.uint32(0x8000))
     return is_beyond
 
 
 @_compiled
 def _subnormal(size: int) -> int:
-    """Round a float32 below 2^-14, given as bits without sign, to a multiple of 2^-24."""
+    """Round a float32 from 2^-25 to 2^-14, given as bits without sign, to a multiple of 2^-24."""
     exponent = size >> np.uint32(23)
-    if exponent < np.uint32(102):  # below 2^-25: nearer to 0
-        return np.uint32(0)
     mantissa = (size & np.uint32(0x7FFFFF)) | np.uint32(0x800000)
     shift = np.uint32(126) - exponent  # 14 to 24 bits are lost
     kept = mantissa >> shift
