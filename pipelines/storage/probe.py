@@ -101,7 +101,8 @@ class Probe:
             f"{self._sizes[name] / num_images / 1000:.1f} kB {name}"
             for name in sorted(ENCODINGS, key=lambda name: name != encoding)
         )
-        why = "as asked" if asked != "auto" else "the smaller" if pays else "as small"
+        saves_less = f"simpler, sparse saves less than {1 - _PAYS:.0%}"
+        why = "as asked" if asked != "auto" else "the smaller" if pays else saves_less
         details = {
             "num_images": self._num_images,
             "size_bytes": self._sizes,
