@@ -8,10 +8,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from shards import LAYOUTS, as_written, damage_column, make_layout, make_maps, write_shard
+from shards import (
+    LAYOUTS,
+    as_written,
+    damage_column,
+    flip_bit,
+    make_layout,
+    make_maps,
+    write_shard,
+)
 
 from pipelines.errors import ShardError
-from pipelines.storage import cells
+from pipelines.storage import cells, parquet
 from pipelines.storage import parquet_shards as unit
 from pipelines.storage.cells import Cells
 from pipelines.storage.layout import Layout
@@ -129,6 +137,33 @@ def test_read_group_of_other_size_than_the_layouts_is_an_error(tmp_path):
     other = dataclasses.replace(shard, layout=dataclasses.replace(LAYOUT, rows_per_group=3))
     with pytest.raises(ShardError, match=r"a\.parquet: 4 rows in group 0, expected 3"):
         unit.read_group(other, 0, ("q010",))
+
+
+def test_read_ids_opens_the_file_once(tmp_path, monkeypatch):
+    shard, opened = written(tmp_path), []
+    open_file = parquet.open_file
+    monkeypatch.setattr(parquet, "open_file", lambda *a: opened.append(a[0]) or open_file(*a))
+    assert len(unit.read_ids(shard)) == NUM_IMAGES
+    assert opened == [shard.path]
+
+
+def test_read_ids_any_bit_of_the_names_pages_flipped_is_an_error_or_no_matter(tmp_path):
+    shard = written(tmp_path)
+    content, expected = shard.path.read_bytes(), unit.read_ids(shard)
+    num_errors = num_bits = 0
+    for group in range(shard.num_groups):
+        column = pq.read_metadata(shard.path).row_group(group).column(0)
+        first, size = 8 * column.data_page_offset, 8 * column.total_compressed_size
+        for bit in range(first, first + size):
+            shard.path.write_bytes(flip_bit(content, bit))
+            num_bits += 1
+            try:
+                assert unit.read_ids(shard) == expected, bit
+            except ShardError as error:
+                assert str(error).startswith(f"{shard.path}: "), bit
+                num_errors += 1
+        shard.path.write_bytes(content)
+    assert num_errors > 0.8 * num_bits
 
 
 @pytest.mark.parametrize("how", [read, unit.read_ids])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.errors import ShardError
 from pipelines.storage import parquet, version1
@@ -65,7 +66,9 @@ def read_group(shard: Shard, group: int, branches: Sequence[str]) -> Rows:
     """
     layout, num_rows = shard.layout, shard.group_rows(group)
     names = version1.columns(layout, branches) if layout.version == 1 else layout.columns(branches)
-    table = _read(shard, group, ["id", "label", *names])
+    columns = ["id", "label", *names]
+    with _opened(shard, columns) as file:
+        table = file.read_row_group(group, columns=columns, use_threads=False)
     if len(table) != num_rows:
         raise ShardError(f"{shard.path}: {len(table)} rows in group {group}, expected {num_rows}")
     stored = {name: _to_cells(table[name].combine_chunks()) for name in names}
@@ -80,8 +83,15 @@ def read_ids(shard: Shard) -> list[str]:
     Raises:
         ShardError: the shard is missing or damaged.
     """
-    groups = range(shard.num_groups)
-    return [name for group in groups for name in _read(shard, group, ["id"])["id"].to_pylist()]
+    with _opened(shard, ["id"]) as file:
+        names = file.read(columns=["id"], use_threads=False)["id"].to_pylist()
+    if len(names) != shard.num_rows:  # a damaged header, of no checksum, can hide a page
+        raise ShardError(f"{shard.path}: {len(names)} names, expected {shard.num_rows}; {_MEND}")
+    return names
+
+
+def check_names(shard: Shard) -> None:
+    """Do nothing: `read_ids` checks the pages that it reads."""
 
 
 def compressed_size(column: Cells) -> int:
@@ -91,8 +101,13 @@ def compressed_size(column: Cells) -> int:
     return len(pa.Codec(_COMPRESSION, compression_level=1).compress(column.data, asbytes=True))
 
 
-def _read(shard: Shard, group: int, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a row group from a shard whose footer is the one that was written."""
+@contextlib.contextmanager
+def _opened(shard: Shard, columns: Sequence[str]) -> Iterator[pq.ParquetFile]:
+    """Open a shard whose footer is the one that was written, for reading some columns.
+
+    Raises:
+        ShardError: it is missing or damaged, or what the block reads is.
+    """
     layout, path = shard.layout, shard.path
     known = version1.schema(layout) if layout.version == 1 else _schema(layout, layout.branches)
     expected = pa.schema([known.field(name) for name in columns])
@@ -106,7 +121,7 @@ def _read(shard: Shard, group: int, columns: Sequence[str]) -> pa.Table:
             raise ShardError(
                 f"{path}: {file.metadata.num_rows} rows, its receipt says {shard.num_rows}; {_MEND}"
             )
-        return file.read_row_group(group, columns=list(columns), use_threads=False)
+        yield file
 
 
 def check_place(shard: Shard, found: str) -> None:
