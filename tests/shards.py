@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def write_cache(
     seed: int = 0,
     name_of: Callable[[int], str] = "img-{}".format,
 ) -> dict[str, np.ndarray]:
-    """Write a whole cache; returns the maps of each split, whose images are counted from 0.
+    """Write a whole cache; returns the maps of each split; names count on from split to split.
 
     Another `seed` is another fingerprint and changes no map.
     """
@@ -100,10 +101,12 @@ def write_cache(
     shards.publish(plan)
     drawn = {split: make_maps(layout, count, i) for i, (split, count) in enumerate(rows.items())}
     found = dict(maps or drawn)
+    firsts = dict(zip(rows, itertools.accumulate(rows.values(), initial=0), strict=False))
     for task in tasks:
+        names = [name_of(firsts[task.split] + i) for i in range(rows[task.split])]
         part = found[task.split][task.start : task.stop]
         shard = shard_of(folder, plan, task.shard)
-        shards.commit(plan, write_shard(shard, part, task.start, name_of))
+        shards.commit(plan, write_shard(shard, part, task.start, names.__getitem__))
     shards.finish(plan, shards.receipts(plan))
     return found
 

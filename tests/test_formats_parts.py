@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import zlib
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_reader_some_rows_of_several_splits_are_those_in_the_plans_order(caches,
     assert reader.num_rows == len(rows)
     ids = [name for batch in batches for name in batch.ids]
     expected = sorted(rows)
-    assert ids == [f"img-{row if row < NUM_TRAIN else row - NUM_TRAIN}" for row in expected]
+    assert ids == [f"img-{row}" for row in expected]
     if rows:
         found = np.concatenate([batch.features for batch in batches])
         np.testing.assert_array_equal(found, maps[expected])
@@ -294,19 +295,23 @@ def spoiled(maps: np.ndarray, layout: Layout, names: object = None) -> EncodedRo
 
 @FORMATS
 @pytest.mark.parametrize(
-    "take",
+    ("take", "shard"),
     [
-        lambda cache: cache.read(["img-20", "img-36"]),
-        lambda cache: list(cache.reader("val").in_order(4)),
-        lambda cache: list(cache.reader("val").sparse_epoch(4, 0, 0)),
+        (lambda cache: cache.read(["img-20", "img-21"]), "train-00002-of-00004"),
+        (lambda cache: list(cache.reader("val").in_order(4)), "val-00000-of-00001"),
+        (lambda cache: list(cache.reader("val").sparse_epoch(4, 0, 0)), "val-00000-of-00001"),
     ],
     ids=["read", "in_order", "sparse_epoch"],
 )
-def test_reader_masks_that_do_not_fit_are_a_damaged_shard(format, take, tmp_path, monkeypatch):
+def test_reader_masks_that_do_not_fit_name_the_damaged_shard(
+    format, take, shard, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:  # checksums hold: they are of what was written
         patch.setattr("pipelines.storage.cells.encode", spoiled)
         write_cache(tmp_path, make_layout("float16", "sparse", format))
-    with pytest.raises(ShardError, match=r"branch q010: masks and values do not fit; .*verify"):
+    path = re.escape(str(tmp_path / f"{shard}.{format}"))
+    message = f"^{path}: branch q010: masks and values do not fit; .*verify"
+    with pytest.raises(ShardError, match=message):
         take(FeatureCache(tmp_path))
 
 

@@ -6,7 +6,6 @@ batches that are ready. None of it grows with the cache.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -286,31 +285,17 @@ class FeatureReader:
         for piece in pieces:
             held, rows = piece.content()
             part = slice(start, start + len(rows))
-            self._decode(held, rows, maps[part])
+            cells.decode_into(maps[part], held.cells, self.layout, self.branches, rows)
             labels[part] = held.labels[rows]
             ids += [held.ids[row] for row in rows]
             start += len(rows)
         return Batch(maps, labels, ids)
 
-    def _decode(self, held: Rows, rows: np.ndarray, out: np.ndarray) -> None:
-        with self._naming():
-            cells.decode_into(out, held.cells, self.layout, self.branches, rows)
-
-    @contextlib.contextmanager
-    def _naming(self) -> Iterator[None]:
-        """Say in an error about cells in which cache they are."""
-        try:
-            yield
-        except FeatureError as error:
-            folder = self._groups[0].shard.path.parent
-            raise ShardError(f"{folder}: {error}; {formats.MEND}") from error
-
     def _to_sparse_batch(self, pieces: Sequence[Piece]) -> SparseBatch:
         masks, values, labels, ids = [], [], [], []
         for piece in pieces:
             held, rows = piece.content()
-            with self._naming():
-                found = cells.take_sparse(held.cells, self.layout, self.branches, rows)
+            found = cells.take_sparse(held.cells, self.layout, self.branches, rows)
             masks.append(found.masks)
             values.append(found.values)
             labels.append(held.labels[rows])
@@ -321,7 +306,7 @@ class FeatureReader:
 
 
 def read_group(group: Group, branches: Sequence[str]) -> Rows:
-    """Read the wanted images of a group, their cells checked for their lengths.
+    """Read the wanted images of a group, their cells checked to fit the layout and each other.
 
     Raises:
         ShardError: the shard is damaged.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.errors import ConfigError, FeatureError, ManifestError, ShardError
-from pipelines.storage import asked, cells, formats
+from pipelines.errors import ConfigError, ManifestError
+from pipelines.storage import asked, cells
 from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Group, Settings, read_group
 from pipelines.storage.layout import FORMAT_VERSION, Layout
 from pipelines.storage.manifest import MANIFEST, PLAN, Plan, Receipt, ShardFolder
+from pipelines.storage.places import Places
 from pipelines.storage.rows import Shard
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class FeatureCache:
         self.fingerprint = plan.fingerprint
         self.details = plan.details
         self._splits = [task.split for task in plan.tasks]
-        self._places: dict[str, tuple[int, int]] | None = None
+        self._places: Places | None = None
         try:
             self.node = str(plan.details["node"])
             self.layout = Layout.from_json(plan.details, plan.format_version)
@@ -198,7 +198,8 @@ class FeatureCache:
         chosen = self.choose_branches(branches)
         wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for i, name in enumerate(ids):
-            shard, row = self._find(name)
+            self._places = self._places or Places(self.path, self._shards)
+            shard, row = self._places.find(name)
             group, row = divmod(row, self.layout.rows_per_group)
             wanted.setdefault((shard, group), []).append((i, row))
         self.layout.check_dtype(dtype)
@@ -206,11 +207,7 @@ class FeatureCache:
         for (shard, group), found in wanted.items():
             images, rows = (np.array(side) for side in zip(*found, strict=True))
             held = read_group(Group(self._shards[shard], group), chosen)
-            try:
-                out[images] = cells.decode(held.cells, self.layout, chosen, rows, dtype)
-            except FeatureError as error:
-                path = self._shards[shard].path
-                raise ShardError(f"{path}: {error}; {formats.MEND}") from error
+            out[images] = cells.decode(held.cells, self.layout, chosen, rows, dtype)
         return out
 
     def _of_splits(self, names: Sequence[str]) -> list[Shard]:
@@ -230,19 +227,6 @@ class FeatureCache:
         nnz = sum(receipt.stats["nnz"] for receipt in self.receipts)
         masks = len(self.layout.branches) * self.layout.mask_bytes
         return max(1.0, masks + nnz * self.layout.itemsize / num_rows)
-
-    def _find(self, name: str) -> tuple[int, int]:
-        if self._places is None:
-            with ThreadPoolExecutor(_THREADS) as pool:
-                lists = list(pool.map(formats.of(self.layout).read_ids, self._shards))
-            self._places = {
-                found: (shard, row)
-                for shard, names in enumerate(lists)
-                for row, found in enumerate(names)
-            }
-        if name not in self._places:
-            raise ConfigError(f"{self.path}: no image {name}; names are those of the source")
-        return self._places[name]
 
 
 def shards_of(path: Path, plan: Plan, receipts: Sequence[Receipt]) -> list[Shard]:

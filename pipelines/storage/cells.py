@@ -211,8 +211,6 @@ def take_sparse(
         branches: in the order wanted.
         rows: int64 (images,), which cells of each column.
 
-    Raises:
-        FeatureError: the masks do not fit the values.
     """
     from pipelines.storage import kernels
 
@@ -222,10 +220,6 @@ def take_sparse(
         mask, lowest, *_ = (cells[name] for name in layout.columns([branch]))
         masks[:, i] = mask.data.reshape(-1, layout.mask_bytes)[rows]
         sizes[:, i] = lowest.offsets[rows + 1] - lowest.offsets[rows]
-    flat = masks.reshape(sizes.size, layout.mask_bytes)
-    misfit = kernels.find_misfit(flat, sizes.reshape(-1), layout.num_values)
-    if misfit != kernels.GOOD:
-        raise _misfit(branches[misfit % len(branches)])
     starts = np.cumsum(sizes).reshape(sizes.shape) - sizes
     bits = np.empty(int(sizes.sum()), _UNSIGNED[layout.itemsize])
     for i, branch in enumerate(branches):
@@ -236,7 +230,7 @@ def take_sparse(
 
 
 def check_shape(cells: Mapping[str, Cells], layout: Layout, branches: Sequence[str]) -> None:
-    """Check that cells have the lengths that the layout says, before any is expanded.
+    """Check that cells have the lengths that layout and masks say, before any is expanded.
 
     Raises:
         FeatureError: they have not.
@@ -245,11 +239,21 @@ def check_shape(cells: Mapping[str, Cells], layout: Layout, branches: Sequence[s
         columns = [cells[name] for name in layout.columns([branch])]
         if layout.encoding == "sparse":
             masks, *columns = columns
-            fits = bool((np.diff(masks.offsets) == layout.mask_bytes).all())
+            fits = _fit(masks, columns[0], layout)
         else:
             fits = bool((np.diff(columns[0].offsets) == layout.num_values).all())
         if not fits or any(not np.array_equal(columns[0].offsets, c.offsets) for c in columns[1:]):
             raise _misfit(branch)
+
+
+def _fit(masks: Cells, values: Cells, layout: Layout) -> bool:
+    """Tell whether masks are whole, and have as many bits as there are values."""
+    from pipelines.storage import kernels
+
+    if len(masks) != len(values) or not (np.diff(masks.offsets) == layout.mask_bytes).all():
+        return False
+    rows = masks.data[masks.offsets[0] : masks.offsets[-1]].reshape(-1, layout.mask_bytes)
+    return kernels.find_misfit(rows, np.diff(values.offsets), layout.num_values) == kernels.GOOD
 
 
 def _sparse(bits: np.ndarray) -> list[Cells]:
@@ -261,11 +265,9 @@ def _sparse(bits: np.ndarray) -> list[Cells]:
     values = np.empty(bits.size + 1, bits.dtype)  # one more: what is not kept is written, too
     sizes = np.empty(num_images, np.int64)
     count = kernels.pack(np.ascontiguousarray(bits), masks, values, sizes)
-    words = np.full(num_images, masks.shape[1] * 8)
-    return [
-        Cells.of_sizes(masks.view(np.uint8).reshape(-1), words),
-        *_planes(values[:count], sizes),
-    ]
+    mask_sizes = np.full(num_images, masks.shape[1] * 8)
+    mask_cells = Cells.of_sizes(masks.view(np.uint8).reshape(-1), mask_sizes)
+    return [mask_cells, *_planes(values[:count], sizes)]
 
 
 def _dense(bits: np.ndarray) -> list[Cells]:

@@ -45,6 +45,9 @@ class Format(Protocol):
     def read_ids(self, shard: Shard) -> list[str]:
         """Read the names of all images of a shard."""
 
+    def check_names(self, shard: Shard) -> None:
+        """Check what `read_ids` leaves unchecked."""
+
     def compressed_size(self, column: Cells) -> int:
         """Return the bytes that a column takes on disk."""
 
