@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -18,23 +19,27 @@ from pipelines.storage.cache import FeatureCache
 
 _BATCH_SIZE = 16
 _NOISE_BYTES = 8 << 20  # a shard's size, from which on nothing may be much larger than raw numbers
+_NOISES = {  # (branches, *shape) and density
+    "noise, 100% non-zero": ((2, 7, 7, 320), 1.0),
+    "noise, 50% non-zero": ((2, 7, 7, 320), 0.5),
+    "pooled noise": ((11, 1280), 1.0),
+}
 
 
 def noise(folder: Path, settings: Iterable[tuple[str, str]]) -> list[report.Row]:
-    """Write what does not compress: noise of every dtype, dense and half dense."""
+    """Write what does not compress: noise of every dtype, dense, half dense, and pooled."""
     generator, rows = np.random.default_rng(0), []
-    for (file_format, dtype), density in product(settings, [1.0, 0.5]):
+    for (file_format, dtype), (what, (shape, density)) in product(settings, _NOISES.items()):
         itemsize = np.dtype(dtype).itemsize
-        num_images = _NOISE_BYTES // (2 * 7 * 7 * 320 * itemsize) + 1
-        shape = (num_images, 2, 7, 7, 320)
-        bits = generator.integers(0, 1 << 32, shape, np.uint32)
+        size = (_NOISE_BYTES // (math.prod(shape) * itemsize) + 1, *shape)
+        bits = generator.integers(0, 1 << 32, size, np.uint32)
         values = (bits.astype(np.float64) / 2**31 - 1).astype(np.float32)
-        values[generator.random(shape) > density] = 0
-        path = folder / f"noise-{file_format}-{dtype}-{density}"
+        values[generator.random(size) > density] = 0
+        path = folder / f"{what}-{file_format}-{dtype}"
         cache = real_cache.write(path, values, dtype, file_format)
         rows.append(
             report.compare(
-                f"noise, {100 * density:.0f}% non-zero, {file_format} {dtype}: a shard",
+                f"{what}, {file_format} {dtype}: a shard",
                 "B",
                 [sum(receipt.size_bytes for receipt in cache.receipts)],
                 [values.size * itemsize],

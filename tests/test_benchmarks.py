@@ -80,7 +80,8 @@ def test_cache_tiny_gives_every_part_a_ratio(tmp_path):
         "tfrecord float16",
         "text file",
         "blosc2",
-        "noise",
+        "noise, 50% non-zero",
+        "pooled noise",
         "two reader",
     ):
         assert any(words in name for name in names), words
