@@ -114,7 +114,7 @@ def _check_features(folder: Path) -> DeepCheck:
             every = np.arange(len(rows))
             for branch in shard.layout.branches:
                 cells.decode(rows.cells, shard.layout, [branch], every, shard.layout.dtype)
-            for name in rows.ids:
+            for name in rows.ids or ():
                 if seen.setdefault(name, shard.path.name) != shard.path.name:
                     raise ShardError(f"{shard.path}: image {name} stands in {seen[name]} too")
 

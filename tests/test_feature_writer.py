@@ -30,7 +30,7 @@ def shard_in(folder: Path, layout: Layout) -> Shard:
 
 def group_sizes(shard: Shard) -> list[int]:
     read = formats.of(shard.layout).read_group
-    return [len(read(shard, g, (), False)) for g in range(shard.num_groups)]
+    return [len(read(shard, g, ())) for g in range(shard.num_groups)]
 
 
 @ALL
