@@ -27,7 +27,7 @@ from pipelines.storage.manifest import ShardFolder
 
 GOLDEN = Path(__file__).parent / "golden"
 V2 = GOLDEN / "v2"
-TREE_SHA256 = "9d047327686f4cce52ee49285606fed471ac7ece55780a7658ac67de61868279"
+TREE_SHA256 = "35a5762457012d5246e7e41977df3d17e88e7984a4a80cf4ff4407282003e7b5"
 BRANCHES = ("original", "q010", "q090")
 SHAPE = (3, 5, 7)
 SCALES = (2**-10, 0.25, 0.25, 0.25, 0.1, 0.25, 0.25)

@@ -86,7 +86,8 @@ def test_verify_bad_files_are_named_line_by_line(workspace):
     result = invoke("verify", "-C", workspace)
     *named, summary = result.stdout.splitlines()
     assert named == [f"{shard.relative_to(workspace)}: {HASH}" for shard in shards]
-    assert summary.startswith(f"verify: {NUM_VARIANTS + NUM_FEATURES} shards, 2 bad files (see --repair), ")
+    num_shards = NUM_VARIANTS + NUM_FEATURES
+    assert summary.startswith(f"verify: {num_shards} shards, 2 bad files (see --repair), ")
     assert result.exit_code == 1
 
 
