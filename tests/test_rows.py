@@ -59,3 +59,12 @@ def test_joined_with_rows_without_names_has_none():
 
 def test_taken_rows_are_in_the_order_asked():
     assert content(make_rows(2, 6).taken(np.array([4, 0, 1]))) == expected(6, 2, 3)
+
+
+@pytest.mark.parametrize("numbers", [[3], [1, 4], [0, 1, 2, 3, 4, 5], []], ids=str)
+def test_taken_rows_share_no_memory_with_those_they_are_of(numbers):
+    rows = make_rows(2, 6)
+    taken = rows.taken(np.array(numbers, np.int64))
+    assert content(taken) == expected(*(2 + i for i in numbers))
+    assert not np.shares_memory(taken.labels, rows.labels)
+    assert not np.shares_memory(taken.cells["a"].data, rows.cells["a"].data)

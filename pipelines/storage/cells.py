@@ -48,6 +48,11 @@ class Cells:
         offsets = self.offsets[start : stop + 1]
         return Cells(self.data[offsets[0] : offsets[-1]], offsets - offsets[0])
 
+    def taken(self, rows: np.ndarray) -> Cells:
+        """Return some cells, copied."""
+        data = np.concatenate([np.empty(0, np.uint8), *(self[row] for row in rows)])
+        return Cells.of_sizes(data, np.diff(self.offsets)[rows])
+
     @classmethod
     def of_sizes(cls, data: np.ndarray, sizes: np.ndarray) -> Cells:
         """Cut bytes into cells of the given sizes."""
