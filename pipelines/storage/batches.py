@@ -19,10 +19,11 @@ import numpy as np
 from pipelines.errors import ConfigError, FeatureError, ShardError
 from pipelines.storage import cells, formats
 from pipelines.storage.buffers import Buffers
+from pipelines.storage.groups import Group, Groups, count_rows, read_group
 from pipelines.storage.held import Held, Piece
 from pipelines.storage.layout import Layout
-from pipelines.storage.order import Window, batches, epoch_windows, plain_windows
-from pipelines.storage.rows import Rows, Shard
+from pipelines.storage.order import Windows, batches, epoch_windows, plain_windows, starts
+from pipelines.storage.rows import Rows
 
 WINDOW_BYTES = 64 << 20  # of cells: what is shuffled together
 _AHEAD = 3  # batches, ready or being made, beside the one in use
@@ -62,26 +63,6 @@ class SparseBatch:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Images of a shard that are read together.
-
-    Attributes:
-        shard: the file.
-        index: of the group in it.
-        rows: int64, those of the group that are wanted; None for all.
-    """
-
-    shard: Shard
-    index: int
-    rows: np.ndarray | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Wanted images."""
-        return self.shard.group_rows(self.index) if self.rows is None else len(self.rows)
-
-
-@dataclass(frozen=True)
 class Settings:
     """How a reader reads.
 
@@ -105,15 +86,18 @@ class FeatureReader:
         branches: names, in the order of the branch axis.
     """
 
-    def __init__(self, layout: Layout, groups: Sequence[Group], settings: Settings) -> None:
+    def __init__(
+        self, layout: Layout, groups: Sequence[Group] | Groups, settings: Settings
+    ) -> None:
         self.layout = layout
         self.branches = settings.branches
-        self._groups = [group for group in groups if group.num_rows]
+        self._groups = groups
         self._settings = settings
-        self._group_rows = [group.num_rows for group in self._groups]
+        self._group_rows = count_rows(groups)
+        self._starts = starts(self._group_rows)
         self._loaded: Rows | None = None
         self._buffers = Buffers()
-        self.num_rows = sum(self._group_rows)
+        self.num_rows = int(self._starts[-1])
 
     def load(self) -> None:
         """Read all images into memory, as cells; neither order nor numbers change."""
@@ -208,7 +192,7 @@ class FeatureReader:
 
     def _batches(
         self,
-        windows: Sequence[Window],
+        windows: Windows,
         batch_size: int,
         first_row: int,
         make: Callable[[Sequence[Piece]], BatchT],
@@ -223,11 +207,11 @@ class FeatureReader:
                 last = pieces[-1][0]
                 for number in (*(number for number, _ in pieces), last + 1):
                     if number not in held and number < len(windows):
-                        held[number] = self._hold(windows[number], pool)
+                        held[number] = self._hold(windows.groups(number), pool)
                 for number, _ in pieces:
                     held[number].read_all()
                 if last + 1 in held:  # spread over this window's batches
-                    share = len(windows[last + 1].groups) * batch_size / len(windows[last].rows)
+                    share = len(windows.groups(last + 1)) * batch_size / windows.num_rows(last)
                     held[last + 1].read_more(int(share) + 1)
                 ahead.append(
                     pool.submit(make, [Piece(held[number], rows) for number, rows in pieces])
@@ -242,16 +226,14 @@ class FeatureReader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _hold(self, window: Window, pool: ThreadPoolExecutor) -> Held:
+    def _hold(self, numbers: np.ndarray, pool: ThreadPoolExecutor) -> Held:
         if self._loaded is not None:
-            starts = np.concatenate([[0], np.cumsum(self._group_rows)])
-            spans = [np.arange(starts[g], starts[g + 1]) for g in window.groups]
+            spans = [np.arange(self._starts[g], self._starts[g + 1]) for g in numbers]
             return Held([], self._loaded, np.concatenate(spans))
-        groups = [self._groups[g] for g in window.groups]
-        return Held([partial(pool.submit, self._read, group) for group in groups])
+        return Held([partial(pool.submit, self._read, self._groups[g]) for g in numbers])
 
     def _dense(
-        self, windows: Sequence[Window], batch_size: int, first_row: int, dtype: str
+        self, windows: Windows, batch_size: int, first_row: int, dtype: str
     ) -> Iterator[Batch]:
         self.layout.check_dtype(dtype)
         num_ahead = self._num_ahead(batch_size, dtype)
@@ -306,18 +288,3 @@ class FeatureReader:
             values.append(found.values)
             labels.append(held.labels[rows])
         return SparseBatch(np.concatenate(masks), np.concatenate(values), np.concatenate(labels))
-
-
-def read_group(group: Group, branches: Sequence[str]) -> Rows:
-    """Read the wanted images of a group, their cells checked for their lengths.
-
-    Raises:
-        ShardError: the shard is damaged.
-    """
-    shard = group.shard
-    try:
-        rows = formats.of(shard.layout).read_group(shard, group.index, branches, with_ids=True)
-        cells.check_shape(rows.cells, shard.layout, branches)
-    except FeatureError as error:
-        raise ShardError(f"{shard.path}: {error}; {formats.MEND}") from error
-    return rows if group.rows is None else rows.taken(group.rows)

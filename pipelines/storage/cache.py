@@ -11,7 +11,8 @@ import numpy as np
 
 from pipelines.errors import ConfigError, FeatureError, ManifestError, ShardError
 from pipelines.storage import cells, formats
-from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Group, Settings, read_group
+from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Settings
+from pipelines.storage.groups import Group, Groups, read_group
 from pipelines.storage.layout import FORMAT_VERSION, Layout
 from pipelines.storage.manifest import Plan, Receipt, ShardFolder
 from pipelines.storage.rows import Shard
@@ -110,7 +111,7 @@ class FeatureCache:
         shards = self._of_splits(names)
         if not any(shard.num_rows for shard in shards):
             raise ManifestError(f"{self.path}: no images in split {', '.join(names)}")
-        groups = [Group(shard, g) for shard in shards for g in range(shard.num_groups)]
+        groups = Groups(shards)
         if rows is not None:
             groups = _select(groups, np.asarray(rows, np.int64), self.path)
         window_rows = max(1, int(WINDOW_BYTES / self._bytes_a_row))
@@ -306,16 +307,10 @@ def loosely(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _select(groups: Sequence[Group], rows: np.ndarray, path: Path) -> list[Group]:
+def _select(groups: Groups, rows: np.ndarray, path: Path) -> Groups:
     """Keep of each group the rows that are wanted."""
-    counts = [group.num_rows for group in groups]
-    starts = np.concatenate([[0], np.cumsum(counts)])
+    num_rows = int(groups.num_rows.sum())
     wanted = np.unique(rows)
-    if len(wanted) != len(rows) or (len(wanted) and not 0 <= wanted[0] <= wanted[-1] < starts[-1]):
-        raise ConfigError(f"{path}: rows are not from 0 to {starts[-1] - 1}, each once")
-    cuts = np.searchsorted(wanted, starts)
-    return [
-        Group(group.shard, group.index, wanted[cuts[i] : cuts[i + 1]] - starts[i])
-        for i, group in enumerate(groups)
-        if cuts[i] < cuts[i + 1]
-    ]
+    if len(wanted) != len(rows) or (len(wanted) and not 0 <= wanted[0] <= wanted[-1] < num_rows):
+        raise ConfigError(f"{path}: rows are not from 0 to {num_rows - 1}, each once")
+    return Groups(groups.shards, wanted)

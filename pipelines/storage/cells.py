@@ -14,57 +14,10 @@ import numpy as np
 
 from pipelines.errors import FeatureError
 from pipelines.storage import dtypes
+from pipelines.storage.columns import Cells
 from pipelines.storage.layout import Layout
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Binary cells of one column, end to end.
-
-    Attributes:
-        data: uint8 (bytes,).
-        offsets: int64 (cells + 1,), where each begins; the last is the end.
-    """
-
-    data: np.ndarray
-    offsets: np.ndarray
-
-    def __post_init__(self) -> None:
-        # One kind of array for the compiled loops, wherever the bytes came from.
-        data = self.data.view()
-        data.flags.writeable = False
-        object.__setattr__(self, "data", data)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.data[self.offsets[index] : self.offsets[index + 1]]
-
-    def part(self, start: int, stop: int) -> Cells:
-        """Return cells `start` to `stop`, without a copy."""
-        offsets = self.offsets[start : stop + 1]
-        return Cells(self.data[offsets[0] : offsets[-1]], offsets - offsets[0])
-
-    def taken(self, rows: np.ndarray) -> Cells:
-        """Return some cells, copied."""
-        data = np.concatenate([np.empty(0, np.uint8), *(self[row] for row in rows)])
-        return Cells.of_sizes(data, np.diff(self.offsets)[rows])
-
-    @classmethod
-    def of_sizes(cls, data: np.ndarray, sizes: np.ndarray) -> Cells:
-        """Cut bytes into cells of the given sizes."""
-        return cls(data, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Cells]) -> Cells:
-        """Lay the cells of several columns end to end."""
-        if len(parts) == 1:
-            return parts[0]
-        data = np.concatenate([part.data[part.offsets[0] : part.offsets[-1]] for part in parts])
-        return cls.of_sizes(data, np.concatenate([np.diff(part.offsets) for part in parts]))
 
 
 @dataclass(frozen=True)
