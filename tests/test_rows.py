@@ -68,3 +68,19 @@ def test_taken_rows_share_no_memory_with_those_they_are_of(numbers):
     assert content(taken) == expected(*(2 + i for i in numbers))
     assert not np.shares_memory(taken.labels, rows.labels)
     assert not np.shares_memory(taken.cells["a"].data, rows.cells["a"].data)
+
+
+def test_gathered_rows_are_end_to_end_and_keep_none_of_the_parts():
+    parts = [make_rows(5, 2), make_rows(0, 3), make_rows(7, 0), make_rows(9, 60)]
+    gathered = Rows.gathered(iter(parts))
+    assert content(gathered) == expected(5, 6, 0, 1, 2, *range(9, 69))
+    assert gathered.labels.dtype == np.int32
+    for part in parts:
+        assert not np.shares_memory(gathered.labels, part.labels)
+        assert not np.shares_memory(gathered.cells["a"].data, part.cells["a"].data)
+
+
+def test_gathered_rows_take_no_more_than_their_bytes_in_the_end():
+    gathered = Rows.gathered(make_rows(i, 1) for i in range(100))
+    assert gathered.cells["a"].data.base.nbytes == gathered.size_bytes == sum(range(100))
+    assert len(Rows.gathered(iter([]))) == 0

@@ -38,6 +38,7 @@ def expand_sparse(
     is_half: bool,
     out: np.ndarray,
     branch: int,
+    places: Any = None,
 ) -> int:
     """Write values to the positions that their mask names, zeros elsewhere.
 
@@ -51,6 +52,7 @@ def expand_sparse(
         is_half: turn float16 bits into float32 bits.
         out: unsigned integers of the wanted number's size, (images, branches, values).
         branch: which branch of `out`.
+        places: int64 (images,), which images of `out`; None for its first ones.
     """
     num_values = out.shape[2]
     longest = 0
@@ -65,7 +67,7 @@ def expand_sparse(
         _join(planes, start, stop, values)
         if is_half:
             _half_to_single(values)
-        image = out[i, branch]
+        image = out[i if places is None else places[i], branch]
         image[:] = 0
         if _has_bits_beyond(words, num_values):
             return row
@@ -76,7 +78,12 @@ def expand_sparse(
 
 @_compiled
 def expand_dense(
-    planes: Any, rows: np.ndarray, is_half: bool, out: np.ndarray, branch: int
+    planes: Any,
+    rows: np.ndarray,
+    is_half: bool,
+    out: np.ndarray,
+    branch: int,
+    places: Any = None,
 ) -> None:
     """Write maps of which every value is stored; cells are of equal length.
 
@@ -86,11 +93,12 @@ def expand_dense(
         is_half: turn float16 bits into float32 bits.
         out: unsigned integers of the wanted number's size, (images, branches, values).
         branch: which branch of `out`.
+        places: int64 (images,), which images of `out`; None for its first ones.
     """
     num_values = out.shape[2]
     for i in range(rows.size):
         start = rows[i] * num_values
-        image = out[i, branch]
+        image = out[i if places is None else places[i], branch]
         _join(planes, start, start + num_values, image)
         if is_half:
             _half_to_single(image)
@@ -98,7 +106,12 @@ def expand_dense(
 
 @_compiled
 def dequantise(
-    stored: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, out: np.ndarray, branch: int
+    stored: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    out: np.ndarray,
+    branch: int,
+    places: Any = None,
 ) -> None:
     """Turn stored bytes into numbers: ((byte + zero point) mod 256 - zero point) * scale.
 
@@ -108,10 +121,12 @@ def dequantise(
         zero_points: int32 (channels,), 0..255.
         out: float32 (images, branches, values).
         branch: which branch of `out`.
+        places: int64 (images,), which images of `out`; None for its first ones.
     """
     num_channels = scales.size
     for i in range(stored.shape[0]):
-        image, source = out[i, branch], stored[i, 0]
+        image = out[i if places is None else places[i], branch]
+        source = stored[i, 0]
         for first in range(0, source.size, num_channels):
             steps = source[first : first + num_channels]
             numbers = image[first : first + num_channels]

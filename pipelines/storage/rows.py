@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.storage.cells import Cells
+from pipelines.storage.columns import GrowingCells
 from pipelines.storage.layout import Layout
 
 
@@ -87,3 +88,17 @@ class Rows:
         lists = [part.ids for part in parts if part.ids is not None]
         ids = [name for names in lists for name in names] if len(lists) == len(parts) else None
         return cls(np.concatenate([part.labels for part in parts]), cells, ids)
+
+    @classmethod
+    def gathered(cls, parts: Iterable[Rows]) -> Rows:
+        """Lay rows with names end to end as they come, and keep none of them."""
+        labels: list[np.ndarray] = []
+        ids: list[str] = []
+        cells: dict[str, GrowingCells] = {}
+        for part in parts:
+            labels.append(part.labels.copy())
+            ids += part.ids or ()
+            for name, column in part.cells.items():
+                cells.setdefault(name, GrowingCells()).add(column)
+        every = np.concatenate([*labels, np.empty(0, np.int32)])
+        return cls(every, {name: column.taken() for name, column in cells.items()}, ids)
