@@ -1,7 +1,9 @@
 """Batches of feature maps, streamed from disk or from memory, in one order, read ahead in threads.
 
-What is held: the cells of the window in use and of the next (`order.py`), and a bounded number of
-batches that are ready. None of it grows with the cache.
+At most about (t + 1) * (64 MiB + g) + (a + 2) * b + t * g is held, whatever the size of the cache
+and of a batch: the cells of a window (`order.py`) a thread and of one more, the batch in use, the
+one before it and `a` ahead, and a group for each of the `t` threads that reads one. A group has `g`
+bytes as cells, a batch `b` as maps.
 """
 
 from __future__ import annotations
