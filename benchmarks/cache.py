@@ -77,6 +77,7 @@ def main() -> None:
             many = cache_bounds.many_shards(Path(folder) / "many")
         if "start" not in arguments.skip:
             rows.append(cache_bounds.random_start(many, arguments.repetitions))
+            rows.append(cache_bounds.imagenet_start(arguments.repetitions))
         if "memory" not in arguments.skip:
             rows.append(cache_bounds.memory(many, arguments.repetitions))
         if "epoch" not in arguments.skip:

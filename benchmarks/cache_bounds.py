@@ -15,7 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import real_cache, report
+from pipelines.storage import order
+from pipelines.storage.batches import FeatureReader, Settings
 from pipelines.storage.cache import FeatureCache
+from pipelines.storage.groups import Groups
+from pipelines.storage.layout import Layout
+from pipelines.storage.rows import Shard
 
 _BATCH_SIZE = 16
 _NOISE_BYTES = 8 << 20  # a shard's size, from which on nothing may be much larger than raw numbers
@@ -24,6 +29,10 @@ _NOISES = {  # (branches, *shape) and density
     "noise, 50% non-zero": ((2, 7, 7, 320), 0.5),
     "pooled noise": ((11, 1280), 1.0),
 }
+
+_BRANCHES = ("original", *(f"q{quality:03d}" for quality in range(10, 101, 10)))
+_IMAGENET = 1_281_167  # images, of about 15 MB as cells: a group each
+_SHARD_IMAGES, _WINDOW_IMAGES = 12, 4
 
 
 def noise(folder: Path, settings: Iterable[tuple[str, str]]) -> list[report.Row]:
@@ -84,6 +93,37 @@ def random_start(cache: FeatureCache, repetitions: int) -> report.Row:
         "at its start",
         "about 1, both under a second",
         {"at 50% of the epoch, s": figures["0.5"][0]},
+    )
+
+
+def imagenet_start(repetitions: int) -> report.Row:
+    """Make a reader of as many images as ImageNet has, and draw an epoch's first batch.
+
+    Nothing is on disk: the figure is what grows with the number of images.
+    """
+    layout = Layout((56, 56, 256), _BRANCHES, "float16", "sparse", "parquet", rows_per_group=1)
+    sizes = [_SHARD_IMAGES] * (_IMAGENET // _SHARD_IMAGES) + [_IMAGENET % _SHARD_IMAGES]
+    shards = [Shard(Path(f"{i}"), f"{i}", layout, size) for i, size in enumerate(sizes)]
+    settings = Settings(layout.branches, _WINDOW_IMAGES, num_threads=2)
+
+    def first_batch(share: float) -> float:
+        started = time.perf_counter()
+        groups = Groups(shards)
+        first_row = int(share * FeatureReader(layout, groups, settings).num_rows)
+        windows = order.epoch_windows(groups.num_rows, _WINDOW_IMAGES, seed=1, epoch=2)
+        next(order.batches(windows, _BATCH_SIZE, first_row))
+        return time.perf_counter() - started
+
+    figures = report.take_turns(
+        {share: partial(first_batch, float(share)) for share in ("0", "0.99")}, repetitions
+    )
+    return report.compare(
+        f"reader and order of {_IMAGENET:,} images, 11 x 56 x 56 x 256, at 99% of an epoch",
+        "s",
+        figures["0.99"],
+        figures["0"],
+        "at its start",
+        "about 1, both under a second",
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
+import tracemalloc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from shards import BRANCHES, LAYOUTS, ROWS, damage_column, write_cache
 
 from pipelines.errors import ConfigError, ShardError
 from pipelines.storage import batches as unit
-from pipelines.storage import cache, formats
+from pipelines.storage import buffers, cache, formats
 from pipelines.storage.batches import FeatureReader
 from pipelines.storage.cache import FeatureCache
 
@@ -228,10 +231,87 @@ def test_reader_of_no_rows_gives_no_batches(caches):
 
 def test_epoch_reads_this_window_and_begins_the_next(caches, groups_read, monkeypatch):
     monkeypatch.setattr(cache, "WINDOW_BYTES", 1)  # a group a window
-    batches = open_split(caches["dense-float16"][0]).epoch(1, 0, 0)
+    reader = open_split(caches["dense-float16"][0])
+    windows = unit.epoch_windows(reader._group_rows, 1, 0, 0)
+    assert windows.num_rows(0) == 1 + reader._num_ahead(1, "float32")  # all begun at once
+    batches = reader.epoch(1, 0, 0)
     next(batches)
+    deadline = time.monotonic() + 30
+    while len(groups_read) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     batches.close()
-    assert 1 <= len(groups_read) <= 2
+    first, second = (reader._groups[int(windows.groups(i)[0])] for i in (0, 1))
+    assert groups_read == [(group.shard.path.name, group.index) for group in (first, second)]
+
+
+@pytest.fixture
+def groups_alive(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[str, int]]]:
+    """Note, each time that a group was read, whose cells are in memory then."""
+    alive: set[tuple[str, int]] = set()
+    found: list[set[tuple[str, int]]] = []
+    read = formats.FORMATS["parquet"].read_group
+
+    def read_and_note(shard, group, branches):
+        rows = read(shard, group, branches)
+        alive.add((shard.path.name, group))
+        weakref.finalize(rows, alive.remove, (shard.path.name, group))
+        found.append(set(alive))
+        return rows
+
+    monkeypatch.setattr(formats.FORMATS["parquet"], "read_group", read_and_note)
+    return found
+
+
+@pytest.mark.parametrize("how", ["epoch", "sparse_epoch"])
+@pytest.mark.parametrize("num_threads", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [1, 5, 30])
+@pytest.mark.parametrize("window_bytes", [1, 1_500])
+def test_epoch_holds_the_cells_of_a_window_a_thread_and_one_more(
+    tmp_path, groups_alive, monkeypatch, how, num_threads, batch_size, window_bytes
+):
+    write_cache(tmp_path / "x", LAYOUTS["sparse-float16"], {"train": 150})
+    monkeypatch.setattr(cache, "WINDOW_BYTES", window_bytes)
+    reader = FeatureCache(tmp_path / "x").reader("train", num_threads=num_threads)
+    windows = unit.epoch_windows(reader._group_rows, reader._settings.window_rows, 0, 0)
+    assert len(windows) > 3 * num_threads
+    window_of = {
+        (reader._groups[g].shard.path.name, reader._groups[g].index): number
+        for number in range(len(windows))
+        for g in windows.groups(number).tolist()
+    }
+    for _ in take(reader, how, batch_size):
+        pass
+    assert len(groups_alive) == len(window_of)
+    most = max(len({window_of[group] for group in alive}) for alive in groups_alive)
+    assert most <= num_threads + 1
+
+
+def test_epoch_memory_of_batches_is_used_again_and_let_go_at_the_end(caches):
+    def memory() -> int:
+        """Count bytes of batches, in use or free."""
+        wanted = tracemalloc.Filter(True, buffers.__file__, domain=np.lib.tracemalloc_domain)
+        return sum(t.size for t in tracemalloc.take_snapshot().filter_traces([wanted]).traces)
+
+    reader = open_split(caches["dense-float32"][0])
+    num_ahead, size = reader._num_ahead(4, "float32"), 4 * 3 * reader.layout.num_values * 4
+    tracemalloc.start()
+    try:
+        for _ in reader.epoch(4, 0, 0):
+            assert memory() <= (num_ahead + 2) * size
+        del _
+        assert memory() == 0
+        batches = reader.epoch(4, 0, 0)
+        many = [next(batches) for _ in range(7)]  # more than a loop holds
+        assert memory() >= 7 * size
+        many.clear()
+        assert memory() <= (num_ahead + 2 + num_ahead) * size
+        *_, last = batches
+        del _
+        assert memory() == last.features.nbytes
+        del last
+        assert memory() == 0
+    finally:
+        tracemalloc.stop()
 
 
 def test_epoch_from_a_late_step_reads_nothing_of_the_windows_before(

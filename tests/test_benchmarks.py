@@ -88,6 +88,13 @@ def test_cache_tiny_gives_every_part_a_ratio(tmp_path):
     assert all(row["ratio"] > 0 for row in content["rows"])
 
 
+def test_imagenet_start_is_measured_at_both_steps(load):
+    row = load("cache_bounds").imagenet_start(1)
+    assert "1,281,167 images" in row.name
+    assert row.figure > 0
+    assert row.baseline > 0
+
+
 def test_memory_compress_only_is_more_than_an_interpreter(tmp_path):
     content = run_benchmark("memory", "--stages compress --images 8 12", tmp_path / "rows.json")
     (row,) = content["rows"]

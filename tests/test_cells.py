@@ -6,17 +6,23 @@ import dataclasses
 
 import numpy as np
 import pytest
-from shards import LAYOUTS, kept, make_layout, make_maps
+from shards import BRANCHES, LAYOUTS, kept, make_layout, make_maps
 
 from pipelines.errors import ConfigError, FeatureError
 from pipelines.storage import cells
 from pipelines.storage.cells import Cells
+from pipelines.storage.columns import Part
 from pipelines.storage.layout import DTYPES, ENCODINGS, Layout
 
 IN_PARQUET = {name: layout for name, layout in LAYOUTS.items() if layout.format == "parquet"}
 SHAPES = [(2, 3, 8), (1, 1, 5), (17,), (1,), (9, 9, 1), (7, 7, 65), (8, 8, 64), (3, 5, 7)]
 MISFIT = r"^branch q010: masks and values do not fit; the shard is damaged$"
 ALL = pytest.mark.parametrize("layout", IN_PARQUET.values(), ids=IN_PARQUET)
+
+
+def whole(columns: dict[str, Cells], rows: np.ndarray) -> Part:
+    """Return some rows as a batch of their own."""
+    return Part(columns, rows, np.arange(len(rows)))
 
 
 def of_shape(layout: Layout, shape: tuple[int, ...]) -> Layout:
@@ -151,7 +157,7 @@ def test_encode_thesis_example_keeps_five_values_and_positions():
     layout = Layout((20,), ("original",), "float16", "sparse", "parquet", 1)
     maps = np.array(example, np.float32).reshape(1, 1, 20)
     encoded = cells.encode(maps, layout).cells
-    kept = cells.take_sparse(encoded, layout, layout.branches, np.arange(1))
+    kept = cells.take_sparse([whole(encoded, np.arange(1))], layout, layout.branches)
     bits = np.unpackbits(kept.masks[0, 0], bitorder="little")
     assert np.flatnonzero(bits).tolist() == [6, 7, 11, 14, 19]
     assert kept.values.tolist() == [5, 7, 2, 12, 1]
@@ -222,7 +228,7 @@ def test_take_sparse_gives_masks_and_values_as_they_are_stored(dtype):
     maps = make_maps(layout, 6)
     encoded = cells.encode(maps, layout).cells
     rows = np.array([4, 1])
-    found = cells.take_sparse(encoded, layout, ("q050", "original"), rows)
+    found = cells.take_sparse([whole(encoded, rows)], layout, ("q050", "original"))
     assert found.masks.shape == (2, 2, layout.mask_bytes)
     assert found.values.dtype == dtype
     channels_first = maps[rows][:, [2, 0]].transpose(0, 1, 4, 2, 3).reshape(2, 2, -1)
@@ -230,6 +236,35 @@ def test_take_sparse_gives_masks_and_values_as_they_are_stored(dtype):
     np.testing.assert_array_equal(bits, channels_first != 0)
     factor = 4 if dtype == "uint8" else 1
     np.testing.assert_array_equal(found.values, factor * channels_first[channels_first != 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_take_sparse_of_several_parts_is_that_of_the_images_together(dtype):
+    layout = make_layout(dtype, "sparse", shape=(3, 3, 7))
+    encoded = cells.encode(random_maps(layout, 6), layout).cells
+    first = {name: column.part(0, 2) for name, column in encoded.items()}
+    second = {name: column.part(2, 6) for name, column in encoded.items()}
+    parts = [
+        Part(second, np.array([3, 0, 1]), np.array([0, 2, 4])),
+        Part(first, np.array([1, 0]), np.array([1, 3])),
+    ]
+    found = cells.take_sparse(parts, layout, BRANCHES)
+    expected = cells.take_sparse([whole(encoded, np.array([5, 1, 2, 0, 3]))], layout, BRANCHES)
+    np.testing.assert_array_equal(found.masks, expected.masks)
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", ["float32", "stored"])
+def test_decode_into_writes_the_parts_places_and_no_other(layout, dtype):
+    dtype = layout.dtype if dtype == "stored" else dtype
+    encoded = cells.encode(make_maps(layout, 5), layout).cells
+    out = np.full((7, 2, *layout.shape), 77, dtype)
+    part = Part(encoded, np.array([4, 0, 2]), np.array([6, 1, 3]))
+    cells.decode_into(out, part, layout, BRANCHES[1:])
+    found = cells.decode(encoded, layout, BRANCHES[1:], np.arange(5), dtype)
+    np.testing.assert_array_equal(out[part.places], found[part.rows])
+    assert (out[[0, 2, 4, 5]] == 77).all()
 
 
 def resized(column: Cells, by: int) -> Cells:

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from pipelines.storage import order
 from pipelines.storage.order import batches, epoch_windows, plain_windows
 
 SIZES = {
@@ -143,3 +144,49 @@ def test_batches_have_one_piece_a_window():
 def test_batches_without_rows_are_none():
     assert list(batches(plain_windows([]), 5)) == []
     assert list(batches(epoch_windows([], 5, 0, 0), 5)) == []
+
+
+def as_documented(group_rows, window_rows, seed, epoch):
+    """Follow docs/cache-format.md step by step: each window's groups, rows and start."""
+
+    def generator(*key):
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+    windows, gathered, start = [], [], 0
+    permuted = generator(seed, epoch).permutation(len(group_rows)).tolist()
+    for i, group in enumerate(permuted):
+        gathered.append(group)
+        count = sum(group_rows[g] for g in gathered)
+        if count >= window_rows or i == len(permuted) - 1:
+            rows = generator(seed, epoch, 1 + len(windows)).permutation(count)
+            windows.append((gathered, rows.tolist(), start))
+            gathered, start = [], start + count
+    return windows
+
+
+@pytest.mark.parametrize("window_rows", [1, 5, 20, 64, 10_000])
+@pytest.mark.parametrize("group_rows", SIZES.values(), ids=SIZES)
+def test_epoch_windows_are_as_documented(group_rows, window_rows):
+    windows = epoch_windows(group_rows, window_rows, 3, 4)
+    found = [(window.groups.tolist(), window.rows.tolist(), window.start) for window in windows]
+    assert found == as_documented(group_rows, window_rows, 3, 4)
+    for i, (groups, rows, start) in enumerate(found):
+        assert windows.groups(i).tolist() == groups
+        assert (windows.num_rows(i), windows.starts[i]) == (len(rows), start)
+
+
+def test_batches_from_a_late_row_draw_no_window_before_it(monkeypatch):
+    drawn, generator = [], order._generator
+
+    def note(*key):
+        drawn.append(key)
+        return generator(*key)
+
+    monkeypatch.setattr(order, "_generator", note)
+    windows = epoch_windows([4] * 1000, 8, 1, 2)
+    assert drawn == [(1, 2)]  # the groups' order
+    found = batches(windows, 5, first_row=8 * 300 + 1)
+    assert drawn == [(1, 2)]
+    assert [number for number, _ in next(found)] == [300]
+    assert [number for number, _ in next(found)] == [300, 301]
+    assert drawn == [(1, 2), (1, 2, 301), (1, 2, 302)]

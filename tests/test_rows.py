@@ -58,3 +58,28 @@ def test_joined_of_nothing_has_no_rows():
 
 def test_taken_rows_are_in_the_order_asked():
     assert content(make_rows(2, 6).taken(np.array([4, 0, 1]))) == expected(6, 2, 3)
+
+
+@pytest.mark.parametrize("numbers", [[3], [1, 4], [0, 1, 2, 3, 4, 5], []], ids=str)
+def test_taken_rows_share_no_memory_with_those_they_are_of(numbers):
+    rows = make_rows(2, 6)
+    taken = rows.taken(np.array(numbers, np.int64))
+    assert content(taken) == expected(*(2 + i for i in numbers))
+    assert not np.shares_memory(taken.labels, rows.labels)
+    assert not np.shares_memory(taken.cells["a"].data, rows.cells["a"].data)
+
+
+def test_gathered_rows_are_end_to_end_and_keep_none_of_the_parts():
+    parts = [make_rows(5, 2), make_rows(0, 3), make_rows(7, 0), make_rows(9, 60)]
+    gathered = Rows.gathered(iter(parts))
+    assert content(gathered) == expected(5, 6, 0, 1, 2, *range(9, 69))
+    assert gathered.labels.dtype == np.int32
+    for part in parts:
+        assert not np.shares_memory(gathered.labels, part.labels)
+        assert not np.shares_memory(gathered.cells["a"].data, part.cells["a"].data)
+
+
+def test_gathered_rows_take_no_more_than_their_bytes_in_the_end():
+    gathered = Rows.gathered(make_rows(i, 1) for i in range(100))
+    assert gathered.cells["a"].data.base.nbytes == sum(range(100))
+    assert len(Rows.gathered(iter([]))) == 0

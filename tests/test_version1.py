@@ -77,7 +77,7 @@ def write_old(folder: Path, maps: np.ndarray, layout: Layout) -> None:
         writer.write([*fixed, *(pa.array(column, pa.binary()) for column in stored)])
     file, stats = writer.file, {"nnz": int(np.count_nonzero(maps)), "num_values": maps.size}
     sha256 = file.sha256.hexdigest()
-    shards.commit(Receipt(task.shard, len(maps), file.size_bytes, sha256, (), stats))
+    shards.commit(plan, Receipt(task.shard, len(maps), file.size_bytes, sha256, (), stats))
     shards.finish(plan, shards.receipts(plan))
 
 

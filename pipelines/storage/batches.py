@@ -1,85 +1,35 @@
 """Batches of feature maps, streamed from disk or from memory, in one order, read ahead in threads.
 
-What is held: the cells of the window in use and of the next (`order.py`), and a bounded number of
-batches that are ready. None of it grows with the cache.
+At most about (t + 1) * (64 MiB + g) + (a + 2) * b + t * g is held, whatever the size of the cache
+and of a batch: the cells of a window (`order.py`) a thread and of one more, the batch in use, the
+one before it and `a` ahead, and a group for each of the `t` threads that reads one. A group has `g`
+bytes as cells, a batch `b` as maps.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from pipelines.errors import ConfigError, FeatureError, ShardError
-from pipelines.storage import asked, cells, formats
-from pipelines.storage.buffers import Buffers
-from pipelines.storage.held import Held, Piece
+from pipelines.errors import ConfigError
+from pipelines.storage import asked
+from pipelines.storage.groups import Group, Groups, count_rows, read_group
+from pipelines.storage.held import Held, Piece, Resident
 from pipelines.storage.layout import Layout
-from pipelines.storage.order import Window, batches, epoch_windows, plain_windows
-from pipelines.storage.rows import Rows, Shard
+from pipelines.storage.making import Batch, DenseMaker, Maker, Maps, SparseBatch, SparseMaker
+from pipelines.storage.order import Windows, batches, epoch_windows, plain_windows, starts
+from pipelines.storage.rows import Rows
 
 WINDOW_BYTES = 64 << 20  # of cells: what is shuffled together
 _AHEAD = 3  # batches, ready or being made, beside the one in use
 _AHEAD_BYTES = 128 << 20  # they take together at most, unless one alone takes more
 BatchT = TypeVar("BatchT")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some images with their feature maps.
-
-    Attributes:
-        features: (images, branches, *shape), unitless.
-        labels: int32 (images,), class indices.
-        ids: the images' names.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    ids: list[str]
-
-
-@dataclass(frozen=True)
-class SparseBatch:
-    """Some images with their feature maps still sparse, for expansion on the device.
-
-    Attributes:
-        masks: uint8 (images, branches, bytes), a bit a position of (channels, height, width), the
-            lowest first.
-        values: (nnz,) in the stored dtype, in the order of the masks' bits.
-        labels: int32 (images,), class indices.
-        ids: the images' names.
-    """
-
-    masks: np.ndarray
-    values: np.ndarray
-    labels: np.ndarray
-    ids: list[str]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images of a shard that are read together.
-
-    Attributes:
-        shard: the file.
-        index: of the group in it.
-        rows: int64, those of the group that are wanted; None for all.
-    """
-
-    shard: Shard
-    index: int
-    rows: np.ndarray | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Wanted images."""
-        return self.shard.group_rows(self.index) if self.rows is None else len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -106,20 +56,27 @@ class FeatureReader:
         branches: names, in the order of the branch axis.
     """
 
-    def __init__(self, layout: Layout, groups: Sequence[Group], settings: Settings) -> None:
+    def __init__(
+        self, layout: Layout, groups: Sequence[Group] | Groups, settings: Settings
+    ) -> None:
         self.layout = layout
         self.branches = settings.branches
-        self._groups = [group for group in groups if group.num_rows]
+        self._groups = groups
         self._settings = settings
-        self._group_rows = [group.num_rows for group in self._groups]
+        self._group_rows = count_rows(groups)
         self._loaded: Rows | None = None
-        self._buffers = Buffers()
-        self.num_rows = sum(self._group_rows)
+        self._starts = starts(self._group_rows)
+        self.num_rows = int(self._group_rows.sum())
+        self._maps = Maps(layout, settings.branches)
 
     def load(self) -> None:
-        """Read all images into memory, as cells; neither order nor numbers change."""
+        """Read all images into memory, as cells; neither order nor numbers change.
+
+        Raises:
+            ShardError: a shard is damaged.
+        """
         with ThreadPoolExecutor(self._settings.num_threads) as pool:
-            self._loaded = Rows.joined(list(pool.map(self._read, self._groups)))
+            self._loaded = Rows.gathered(self._read_in_order(pool))
 
     @property
     def is_loaded(self) -> bool:
@@ -168,14 +125,7 @@ class FeatureReader:
         asked.check_steps(batch_size, first_step=first_step, epoch=epoch, seed=seed)
         self.check_sparse()
         windows = epoch_windows(self._group_rows, self._settings.window_rows, seed, epoch)
-        first = first_step * batch_size
-        return self._batches(
-            windows,
-            batch_size,
-            first,
-            self._to_sparse_batch,
-            self._num_ahead(batch_size, self.layout.dtype),
-        )
+        return self._sparse(windows, batch_size, first_step * batch_size)
 
     def in_order(self, batch_size: int, dtype: str = "float32") -> Iterator[Batch]:
         """Give all images once, in the plan's order, with their names.
@@ -196,14 +146,7 @@ class FeatureReader:
         """
         asked.check_steps(batch_size)
         self.check_sparse()
-        windows = plain_windows(self._group_rows)
-        return self._batches(
-            windows,
-            batch_size,
-            0,
-            self._to_sparse_batch,
-            self._num_ahead(batch_size, self.layout.dtype),
-        )
+        return self._sparse(plain_windows(self._group_rows), batch_size, 0)
 
     def check_sparse(self) -> None:
         """Refuse a dense cache.
@@ -214,58 +157,81 @@ class FeatureReader:
         if self.layout.encoding != "sparse":
             raise ConfigError("the cache's encoding is dense; read dense batches")
 
-    def _batches(
-        self,
-        windows: Sequence[Window],
-        batch_size: int,
-        first_row: int,
-        make: Callable[[Sequence[Piece]], BatchT],
-        num_ahead: int,
-    ) -> Iterator[BatchT]:
-        """Make batches in threads, a bounded number ahead, the next window's cells beside them."""
-        ahead: deque[Future[BatchT]] = deque()
-        pool = ThreadPoolExecutor(self._settings.num_threads, thread_name_prefix="bottleneck")
-        try:
-            held: dict[int, Held] = {}
-            for pieces in batches(windows, batch_size, first_row):
-                last = pieces[-1][0]
-                for number in (*(number for number, _ in pieces), last + 1):
-                    if number not in held and number < len(windows):
-                        held[number] = self._hold(windows[number], pool)
-                for number, _ in pieces:
-                    held[number].read_all()
-                if last + 1 in held:  # spread over this window's batches
-                    share = len(windows[last + 1].groups) * batch_size / len(windows[last].rows)
-                    held[last + 1].read_more(int(share) + 1)
-                ahead.append(
-                    pool.submit(make, [Piece(held[number], rows) for number, rows in pieces])
-                )
-                for number in [n for n in held if n < last]:
-                    del held[number]
-                if len(ahead) > num_ahead:
-                    yield ahead.popleft().result()
-            held.clear()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _hold(self, window: Window, pool: ThreadPoolExecutor) -> Held:
-        if self._loaded is not None:
-            starts = np.concatenate([[0], np.cumsum(self._group_rows)])
-            spans = [np.arange(starts[g], starts[g + 1]) for g in window.groups]
-            return Held([], self._loaded, np.concatenate(spans))
-        groups = [self._groups[g] for g in window.groups]
-        return Held([partial(pool.submit, self._read, group) for group in groups])
-
     def _dense(
-        self, windows: Sequence[Window], batch_size: int, first_row: int, dtype: str
+        self, windows: Windows, batch_size: int, first_row: int, dtype: str
     ) -> Iterator[Batch]:
         self.layout.check_dtype(dtype)
         num_ahead = self._num_ahead(batch_size, dtype)
-        self._buffers.limit = num_ahead + 1
-        make = partial(self._to_batch, dtype)
-        return self._batches(windows, batch_size, first_row, make, num_ahead)
+        maker = DenseMaker(self._maps, dtype, num_buffers=num_ahead + 2)
+        return self._batches(windows, batch_size, first_row, maker, num_ahead)
+
+    def _sparse(self, windows: Windows, batch_size: int, first_row: int) -> Iterator[SparseBatch]:
+        num_ahead = self._num_ahead(batch_size, self.layout.dtype)
+        return self._batches(windows, batch_size, first_row, SparseMaker(self._maps), num_ahead)
+
+    def _batches(
+        self,
+        windows: Windows,
+        batch_size: int,
+        first_row: int,
+        maker: Maker[BatchT],
+        num_ahead: int,
+    ) -> Iterator[BatchT]:
+        """Make batches in threads, a bounded number ahead, the next window's cells beside them.
+
+        The pool takes up work in the order it is given. The pieces of a window are all given
+        before anything of the window after the next is, so that each thread can hold up one
+        window, and beside those only one in use and the next have cells.
+        """
+        ahead: deque[tuple[Any, list[Future[Any]]]] = deque()
+        pool = ThreadPoolExecutor(self._settings.num_threads, thread_name_prefix="bottleneck")
+        try:
+            held: dict[int, Held | Resident] = {}
+            for pieces in batches(windows, batch_size, first_row):
+                made = maker.begin(sum(len(rows) for _, rows in pieces))
+                work: list[Future[Any]] = []
+                start = 0
+                for number, rows in pieces:
+                    for over in [n for n in held if n < number]:
+                        del held[over]
+                    if number not in held:
+                        held[number] = self._hold(windows.groups(number), pool)
+                    held[number].read_all()
+                    work.append(pool.submit(maker.fill, made, start, Piece(held[number], rows)))
+                    start += len(rows)
+                self._begin_next(windows, held, number, batch_size, pool)
+                ahead.append((made, work))
+                if len(ahead) > num_ahead:
+                    yield maker.finish(*ahead.popleft())
+            held.clear()
+            while ahead:
+                yield maker.finish(*ahead.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            maker.close()
+
+    def _hold(self, numbers: np.ndarray, pool: ThreadPoolExecutor) -> Held | Resident:
+        if self._loaded is not None:
+            spans = [np.arange(self._starts[g], self._starts[g + 1]) for g in numbers]
+            return Resident(self._loaded, np.concatenate(spans))
+        reads = [partial(pool.submit, self._read, self._groups[g]) for g in numbers]
+        return Held(reads, self._group_rows[numbers])
+
+    def _begin_next(
+        self,
+        windows: Windows,
+        held: dict[int, Held | Resident],
+        last: int,
+        size: int,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Start to read some of the next window: all of it over this window's batches."""
+        if last + 1 == len(windows):
+            return
+        if last + 1 not in held:
+            held[last + 1] = self._hold(windows.groups(last + 1), pool)
+        share = len(windows.groups(last + 1)) * size / windows.num_rows(last)
+        held[last + 1].read_more(int(share) + 1)
 
     def _num_ahead(self, batch_size: int, dtype: str) -> int:
         itemsize = np.dtype(dtype).itemsize
@@ -274,47 +240,15 @@ class FeatureReader:
         wanted = max(_AHEAD, self._settings.num_threads)
         return max(1, min(wanted, _AHEAD_BYTES // max(1, batch_bytes)))
 
+    def _read_in_order(self, pool: ThreadPoolExecutor) -> Iterator[Rows]:
+        """Read group by group, one a thread ahead."""
+        ahead: deque[Future[Rows]] = deque()
+        for i in range(len(self._groups)):
+            ahead.append(pool.submit(self._read, self._groups[i]))
+            if len(ahead) > self._settings.num_threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
     def _read(self, group: Group) -> Rows:
         return read_group(group, self.branches)
-
-    def _to_batch(self, dtype: str, pieces: Sequence[Piece]) -> Batch:
-        num_images = sum(len(piece.rows) for piece in pieces)
-        maps = self._buffers.empty((num_images, len(self.branches), *self.layout.shape), dtype)
-        labels, ids = np.empty(num_images, np.int32), []
-        start = 0
-        for piece in pieces:
-            held, rows = piece.content()
-            part = slice(start, start + len(rows))
-            cells.decode_into(maps[part], held.cells, self.layout, self.branches, rows)
-            labels[part] = held.labels[rows]
-            ids += [held.ids[row] for row in rows]
-            start += len(rows)
-        return Batch(maps, labels, ids)
-
-    def _to_sparse_batch(self, pieces: Sequence[Piece]) -> SparseBatch:
-        masks, values, labels, ids = [], [], [], []
-        for piece in pieces:
-            held, rows = piece.content()
-            found = cells.take_sparse(held.cells, self.layout, self.branches, rows)
-            masks.append(found.masks)
-            values.append(found.values)
-            labels.append(held.labels[rows])
-            ids += [held.ids[row] for row in rows]
-        return SparseBatch(
-            np.concatenate(masks), np.concatenate(values), np.concatenate(labels), ids
-        )
-
-
-def read_group(group: Group, branches: Sequence[str]) -> Rows:
-    """Read the wanted images of a group, their cells checked to fit the layout and each other.
-
-    Raises:
-        ShardError: the shard is damaged.
-    """
-    shard = group.shard
-    try:
-        rows = formats.of(shard.layout).read_group(shard, group.index, branches)
-        cells.check_shape(rows.cells, shard.layout, branches)
-    except FeatureError as error:
-        raise ShardError(f"{shard.path}: {error}; {formats.MEND}") from error
-    return rows if group.rows is None else rows.taken(group.rows)

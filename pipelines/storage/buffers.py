@@ -36,6 +36,11 @@ class Buffers:
         weakref.finalize(array, self._take_back, memory).atexit = False
         return array.reshape(shape)
 
+    def close(self) -> None:
+        """Let go of all free memory, and of what comes back later."""
+        self.limit = 0
+        self._free.clear()
+
     def _take_back(self, memory: np.ndarray) -> None:
         if len(self._free) < self.limit:
             self._free.append(memory)

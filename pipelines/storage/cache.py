@@ -10,7 +10,8 @@ import numpy as np
 
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.storage import asked, cells
-from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Group, Settings, read_group
+from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Settings
+from pipelines.storage.groups import Group, Groups, read_group
 from pipelines.storage.layout import FORMAT_VERSION, Layout
 from pipelines.storage.manifest import MANIFEST, PLAN, Plan, Receipt, ShardFolder
 from pipelines.storage.places import Places
@@ -106,7 +107,7 @@ class FeatureCache:
                 f"{self.path}: no images in split {', '.join(missing)}; there are {known}"
             )
         shards = self._of_splits(names)
-        groups = [Group(shard, g) for shard in shards for g in range(shard.num_groups)]
+        groups = Groups(shards)
         if rows is not None:
             groups = _select(groups, rows, self.path)
         window_rows = max(1, int(WINDOW_BYTES / self._bytes_a_row))
@@ -289,14 +290,6 @@ def loosely(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _select(groups: Sequence[Group], rows: np.ndarray, path: Path) -> list[Group]:
+def _select(groups: Groups, rows: np.ndarray, path: Path) -> Groups:
     """Keep of each group the rows that are wanted."""
-    counts = [group.num_rows for group in groups]
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    wanted = asked.rows(rows, int(starts[-1]), path)
-    cuts = np.searchsorted(wanted, starts)
-    return [
-        Group(group.shard, group.index, wanted[cuts[i] : cuts[i + 1]] - starts[i])
-        for i, group in enumerate(groups)
-        if cuts[i] < cuts[i + 1]
-    ]
+    return Groups(groups.shards, asked.rows(rows, int(groups.num_rows.sum()), path))

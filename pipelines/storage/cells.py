@@ -9,57 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from pipelines.errors import FeatureError
 from pipelines.storage import dtypes
+from pipelines.storage.columns import Cells, Part
 from pipelines.storage.layout import Layout
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Binary cells of one column, end to end.
-
-    Attributes:
-        data: uint8 (bytes,).
-        offsets: int64 (cells + 1,), where each begins; the last is the end.
-    """
-
-    data: np.ndarray
-    offsets: np.ndarray
-
-    def __post_init__(self) -> None:
-        # One kind of array for the compiled loops, wherever the bytes came from.
-        data = self.data.view()
-        data.flags.writeable = False
-        object.__setattr__(self, "data", data)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.data[self.offsets[index] : self.offsets[index + 1]]
-
-    def part(self, start: int, stop: int) -> Cells:
-        """Return cells `start` to `stop`, without a copy."""
-        offsets = self.offsets[start : stop + 1]
-        return Cells(self.data[offsets[0] : offsets[-1]], offsets - offsets[0])
-
-    @classmethod
-    def of_sizes(cls, data: np.ndarray, sizes: np.ndarray) -> Cells:
-        """Cut bytes into cells of the given sizes."""
-        return cls(data, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Cells]) -> Cells:
-        """Lay the cells of several columns end to end."""
-        if len(parts) == 1:
-            return parts[0]
-        data = np.concatenate([part.data[part.offsets[0] : part.offsets[-1]] for part in parts])
-        return cls.of_sizes(data, np.concatenate([np.diff(part.offsets) for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -152,39 +111,37 @@ def decode(
     """
     layout.check_dtype(dtype)
     out = np.empty((len(rows), len(branches), *layout.shape), dtype)
-    decode_into(out, cells, layout, branches, rows)
+    decode_into(out, Part(cells, rows, np.arange(len(rows))), layout, branches)
     return out
 
 
-def decode_into(
-    out: np.ndarray,
-    cells: Mapping[str, Cells],
-    layout: Layout,
-    branches: Sequence[str],
-    rows: np.ndarray,
-) -> None:
+def decode_into(out: np.ndarray, part: Part, layout: Layout, branches: Sequence[str]) -> None:
     """Turn cells back into feature maps.
 
     Args:
-        out: (images, branches, *shape), float32 or the stored dtype; is written.
-        cells: the branches' columns.
+        out: (images, branches, *shape), float32 or the stored dtype; the part's images are written.
+        part: of the branches' columns.
         layout: how they are stored.
         branches: in the order wanted.
-        rows: int64 (images,), which cells of each column.
 
     Raises:
         FeatureError: the cells do not fit the layout.
     """
     dtype = out.dtype.name
-    out = out.reshape(len(rows), len(branches), layout.num_values)
+    out = out.reshape(len(out), len(branches), layout.num_values)
+    bits, is_half = (
+        out.view(_UNSIGNED[out.itemsize]),
+        (layout.dtype, dtype) == ("float16", "float32"),
+    )
+    names, size = layout.columns(branches), len(layout.parts)
     for i, branch in enumerate(branches):
-        columns = [cells[name] for name in layout.columns([branch])]
+        columns = [part.cells[name] for name in names[i * size : (i + 1) * size]]
         if layout.dtype == "uint8" and dtype == "float32":
-            _dequantise(columns, layout, rows, out, i, branch)
+            fits = _dequantise(columns, part, layout, out, i)
         else:
-            is_half = layout.dtype == "float16" and dtype == "float32"
-            bits = out.view(_UNSIGNED[out.itemsize])
-            _expand(columns, layout, rows, is_half, bits, i, branch)
+            fits = _expand(columns, part, layout, is_half, bits, i)
+        if not fits:
+            raise _misfit(branch)
 
 
 @dataclass(frozen=True)
@@ -200,32 +157,30 @@ class SparseMaps:
     values: np.ndarray
 
 
-def take_sparse(
-    cells: Mapping[str, Cells], layout: Layout, branches: Sequence[str], rows: np.ndarray
-) -> SparseMaps:
+def take_sparse(parts: Sequence[Part], layout: Layout, branches: Sequence[str]) -> SparseMaps:
     """Return some images' maps as they are stored, their values' bytes put together again.
 
     Args:
-        cells: the branches' columns, checked by `check_shape`.
+        parts: of the branches' columns, checked by `check_shape`; together, all of some images.
         layout: how they are stored.
         branches: in the order wanted.
-        rows: int64 (images,), which cells of each column.
 
     """
     from pipelines.storage import kernels
 
-    masks = np.empty((len(rows), len(branches), layout.mask_bytes), np.uint8)
-    sizes = np.empty((len(rows), len(branches)), np.int64)
-    for i, branch in enumerate(branches):
-        mask, lowest, *_ = (cells[name] for name in layout.columns([branch]))
-        masks[:, i] = mask.data.reshape(-1, layout.mask_bytes)[rows]
-        sizes[:, i] = lowest.offsets[rows + 1] - lowest.offsets[rows]
+    num_images = sum(len(part.rows) for part in parts)
+    masks = np.empty((num_images, len(branches), layout.mask_bytes), np.uint8)
+    sizes = np.empty((num_images, len(branches)), np.int64)
+    for part, (i, branch) in product(parts, enumerate(branches)):
+        mask, lowest, *_ = (part.cells[name] for name in layout.columns([branch]))
+        masks[part.places, i] = mask.data.reshape(-1, layout.mask_bytes)[part.rows]
+        sizes[part.places, i] = lowest.offsets[part.rows + 1] - lowest.offsets[part.rows]
     starts = np.cumsum(sizes).reshape(sizes.shape) - sizes
     bits = np.empty(int(sizes.sum()), _UNSIGNED[layout.itemsize])
-    for i, branch in enumerate(branches):
-        _, *planes = (cells[name] for name in layout.columns([branch]))
+    for part, (i, branch) in product(parts, enumerate(branches)):
+        _, *planes = (part.cells[name] for name in layout.columns([branch]))
         data = tuple(plane.data for plane in planes)
-        kernels.gather(data, planes[0].offsets, rows, np.ascontiguousarray(starts[:, i]), bits)
+        kernels.gather(data, planes[0].offsets, part.rows, starts[part.places, i], bits)
     return SparseMaps(masks, bits.view(layout.dtype))
 
 
@@ -282,51 +237,46 @@ def _planes(values: np.ndarray, sizes: np.ndarray) -> list[Cells]:
 
 
 def _expand(
-    columns: Sequence[Cells],
-    layout: Layout,
-    rows: np.ndarray,
-    is_half: bool,
-    out: np.ndarray,
-    index: int,
-    branch: str,
-) -> None:
+    columns: Sequence[Cells], part: Part, layout: Layout, is_half: bool, out: np.ndarray, index: int
+) -> bool:
+    """Write one branch of a part's images; tell if its cells fit."""
     from pipelines.storage import kernels
 
     if layout.encoding == "dense":
-        planes = tuple(column.data for column in columns)
-        kernels.expand_dense(planes, rows, is_half, out, index)
-        return
+        planes = tuple([column.data for column in columns])
+        kernels.expand_dense(planes, part.rows, is_half, out, index, part.places)
+        return True
     masks, *rest = columns
-    planes = tuple(column.data for column in rest)
     bad = kernels.expand_sparse(
         masks.data,
         masks.offsets,
-        planes,
+        tuple([column.data for column in rest]),
         rest[0].offsets,
-        rows,
+        part.rows,
         layout.num_channels,
         is_half,
         out,
         index,
+        part.places,
     )
-    if bad != kernels.GOOD:
-        raise _misfit(branch)
+    return bad == kernels.GOOD
 
 
 def _dequantise(
-    columns: Sequence[Cells],
-    layout: Layout,
-    rows: np.ndarray,
-    out: np.ndarray,
-    index: int,
-    branch: str,
-) -> None:
+    columns: Sequence[Cells], part: Part, layout: Layout, out: np.ndarray, index: int
+) -> bool:
     from pipelines.storage import kernels
 
-    stored = np.empty((len(rows), 1, layout.num_values), np.uint8)
-    _expand(columns, layout, rows, False, stored, 0, branch)
-    scales = np.asarray(layout.scales, np.float32)
-    kernels.dequantise(stored, scales, np.asarray(layout.zero_points, np.int32), out, index)
+    stored = np.empty((len(part.rows), 1, layout.num_values), np.uint8)
+    fits = _expand(
+        columns, Part(part.cells, part.rows, np.arange(len(stored))), layout, False, stored, 0
+    )
+    scales, zero_points = (
+        np.asarray(layout.scales, np.float32),
+        np.asarray(layout.zero_points, np.int32),
+    )
+    kernels.dequantise(stored, scales, zero_points, out, index, part.places)
+    return fits
 
 
 def _misfit(branch: str) -> FeatureError:

@@ -39,6 +39,7 @@ def expand_sparse(
     is_half: bool,
     out: np.ndarray,
     branch: int,
+    places: Any = None,
 ) -> int:
     """Write values to the positions that their mask names, zeros elsewhere.
 
@@ -52,6 +53,7 @@ def expand_sparse(
         is_half: turn float16 bits into float32 bits.
         out: unsigned integers of the wanted number's size, (images, branches, values).
         branch: which branch of `out`.
+        places: int64 (images,), which images of `out`; None for its first ones.
     """
     num_values = out.shape[2]
     longest = 0
@@ -66,7 +68,7 @@ def expand_sparse(
         _join(planes, start, stop, values)
         if is_half:
             _half_to_single(values)
-        image = out[i, branch]
+        image = out[i if places is None else places[i], branch]
         image[:] = 0
         if _has_bits_beyond(words, num_values):
             return row
@@ -77,7 +79,12 @@ def expand_sparse(
 
 @_compiled
 def expand_dense(
-    planes: Any, rows: np.ndarray, is_half: bool, out: np.ndarray, branch: int
+    planes: Any,
+    rows: np.ndarray,
+    is_half: bool,
+    out: np.ndarray,
+    branch: int,
+    places: Any = None,
 ) -> None:
     """Write maps of which every value is stored; cells are of equal length.
 
@@ -87,11 +94,12 @@ def expand_dense(
         is_half: turn float16 bits into float32 bits.
         out: unsigned integers of the wanted number's size, (images, branches, values).
         branch: which branch of `out`.
+        places: int64 (images,), which images of `out`; None for its first ones.
     """
     num_values = out.shape[2]
     for i in range(rows.size):
         start = rows[i] * num_values
-        image = out[i, branch]
+        image = out[i if places is None else places[i], branch]
         _join(planes, start, start + num_values, image)
         if is_half:
             _half_to_single(image)
@@ -99,7 +107,12 @@ def expand_dense(
 
 @_compiled
 def dequantise(
-    stored: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, out: np.ndarray, branch: int
+    stored: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    out: np.ndarray,
+    branch: int,
+    places: Any = None,
 ) -> None:
     """Turn stored bytes into numbers: ((byte + zero point) mod 256 - zero point) * scale.
 
@@ -109,10 +122,12 @@ def dequantise(
         zero_points: int32 (channels,), 0..255.
         out: float32 (images, branches, values).
         branch: which branch of `out`.
+        places: int64 (images,), which images of `out`; None for its first ones.
     """
     num_channels = scales.size
     for i in range(stored.shape[0]):
-        image, source = out[i, branch], stored[i, 0]
+        image = out[i if places is None else places[i], branch]
+        source = stored[i, 0]
         for first in range(0, source.size, num_channels):
             steps = source[first : first + num_channels]
             numbers = image[first : first + num_channels]

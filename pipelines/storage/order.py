@@ -28,9 +28,53 @@ class Window:
     start: int
 
 
+class Windows:
+    """The windows of an epoch, in order; the rows of each are drawn when it is asked for.
+
+    Attributes:
+        starts: int64 (windows + 1,), position of each one's first row within the epoch; the last
+            is the epoch's end.
+    """
+
+    def __init__(
+        self, order: np.ndarray, group_rows: np.ndarray, firsts: np.ndarray, key: tuple[int, ...]
+    ) -> None:
+        """Lay groups end to end, and cut them into windows.
+
+        Args:
+            order: int64 (groups,), row groups in the order they are laid end to end.
+            group_rows: int64 (groups,), rows of each, in that order.
+            firsts: int64 (windows + 1,), each window's first group, as a place in that order.
+            key: seed and epoch; empty for rows that are not shuffled.
+        """
+        self._order = order
+        self._firsts = firsts
+        self._key = key
+        self.starts = starts(group_rows)[firsts]
+
+    def __len__(self) -> int:
+        return len(self._firsts) - 1
+
+    def __getitem__(self, number: int) -> Window:
+        number = range(len(self))[number]
+        count = self.num_rows(number)
+        rows = np.arange(count)
+        if self._key:  # from 1, since a seed sequence takes (seed, epoch, 0) for (seed, epoch)
+            rows = _generator(*self._key, 1 + number).permutation(count)
+        return Window(self.groups(number), rows, int(self.starts[number]))
+
+    def num_rows(self, number: int) -> int:
+        """Return a window's rows."""
+        return int(self.starts[number + 1] - self.starts[number])
+
+    def groups(self, number: int) -> np.ndarray:
+        """Return a window's row groups, int64 (num_groups,), as they are laid end to end."""
+        return self._order[self._firsts[number] : self._firsts[number + 1]]
+
+
 def epoch_windows(
-    group_rows: Sequence[int], window_rows: int, seed: int, epoch: int
-) -> list[Window]:
+    group_rows: Sequence[int] | np.ndarray, window_rows: int, seed: int, epoch: int
+) -> Windows:
     """Return the windows of one epoch; together they hold every row once.
 
     Args:
@@ -40,45 +84,41 @@ def epoch_windows(
         epoch: counted from 0.
     """
     order = _generator(seed, epoch).permutation(len(group_rows))
-    windows: list[Window] = []
-    gathered: list[int] = []
-    start = count = 0
-    for position, group in enumerate(order):
-        gathered.append(int(group))
-        count += group_rows[group]
-        if count >= window_rows or position == len(order) - 1:
-            # From 1, since a seed sequence takes (seed, epoch, 0) for (seed, epoch).
-            rows = _generator(seed, epoch, 1 + len(windows)).permutation(count)
-            windows.append(Window(np.array(gathered), rows, start))
-            start, count, gathered = start + count, 0, []
-    return windows
+    sizes = np.asarray(group_rows, np.int64)[order]
+    ends = starts(sizes)
+    # For a window that began at any group, where the next would begin.
+    following = np.searchsorted(ends, ends[:-1] + window_rows)
+    jumps = np.minimum(following, len(order)).tolist()
+    firsts = [0]
+    while firsts[-1] < len(order):
+        firsts.append(jumps[firsts[-1]])
+    return Windows(order, sizes, np.array(firsts), (seed, epoch))
 
 
-def plain_windows(group_rows: Sequence[int]) -> list[Window]:
+def plain_windows(group_rows: Sequence[int] | np.ndarray) -> Windows:
     """Return one window a row group, in the plan's order, for evaluation."""
-    starts = np.concatenate([[0], np.cumsum(group_rows)])
-    return [
-        Window(np.array([i]), np.arange(count), int(starts[i]))
-        for i, count in enumerate(group_rows)
-    ]
+    sizes = np.asarray(group_rows, np.int64)
+    return Windows(np.arange(len(sizes)), sizes, np.arange(len(sizes) + 1), ())
 
 
 def batches(
-    windows: Sequence[Window], batch_size: int, first_row: int = 0
+    windows: Windows, batch_size: int, first_row: int = 0
 ) -> Iterator[list[tuple[int, np.ndarray]]]:
     """Cut an epoch into batches, from a row on.
 
     Args:
         windows: of the epoch.
         batch_size: rows a batch; the last may have fewer.
-        first_row: position within the epoch; windows that lie before are passed over.
+        first_row: position within the epoch; windows that lie before are passed over, undrawn.
 
     Yields:
         For each batch its pieces: a window's number, and int64 rows of that window.
     """
     pieces: list[tuple[int, np.ndarray]] = []
     missing = batch_size
-    for number, window in enumerate(windows):
+    first = int(np.searchsorted(windows.starts[1:], first_row, side="right"))
+    for number in range(first, len(windows)):
+        window = windows[number]
         rows = window.rows[max(0, first_row - window.start) :]
         while len(rows):
             pieces.append((number, rows[:missing]))
@@ -89,6 +129,11 @@ def batches(
                 pieces, missing = [], batch_size
     if pieces:
         yield pieces
+
+
+def starts(counts: np.ndarray) -> np.ndarray:
+    """Return where each of some things laid end to end begins, and the end; int64 (things + 1,)."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def _generator(*key: int) -> np.random.Generator:

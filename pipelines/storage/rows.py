@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.storage.cells import Cells
+from pipelines.storage.columns import GrowingCells
 from pipelines.storage.layout import Layout
 
 
@@ -65,8 +66,9 @@ class Rows:
         return Rows(self.labels[start:stop], cells, self.ids[start:stop])
 
     def taken(self, rows: np.ndarray) -> Rows:
-        """Return some rows, copied."""
-        return Rows.joined([self.part(row, row + 1) for row in map(int, rows)])
+        """Return some rows, copied: nothing else of these is kept alive."""
+        cells = {name: column.taken(rows) for name, column in self.cells.items()}
+        return Rows(self.labels[rows], cells, [self.ids[row] for row in rows])
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
@@ -80,3 +82,17 @@ class Rows:
         }
         ids = [name for part in parts for name in part.ids]
         return cls(np.concatenate([part.labels for part in parts]), cells, ids)
+
+    @classmethod
+    def gathered(cls, parts: Iterable[Rows]) -> Rows:
+        """Lay rows with names end to end as they come, and keep none of them."""
+        labels: list[np.ndarray] = []
+        ids: list[str] = []
+        cells: dict[str, GrowingCells] = {}
+        for part in parts:
+            labels.append(part.labels.copy())
+            ids += part.ids
+            for name, column in part.cells.items():
+                cells.setdefault(name, GrowingCells()).add(column)
+        every = np.concatenate([*labels, np.empty(0, np.int32)])
+        return cls(every, {name: column.taken() for name, column in cells.items()}, ids)
