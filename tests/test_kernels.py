@@ -23,10 +23,12 @@ def planes_of(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
 class Sparse:
     """Four cells of 70 uint16 each, that a test may spoil; row i is `maps[i]`."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_channels: int = NUM_CHANNELS) -> None:
+        self.num_channels, num_pixels = num_channels, NUM_VALUES // num_channels
         rng = np.random.default_rng(0)
         self.maps = (rng.integers(1, 2**16, (4, 70)) * (rng.random((4, 70)) < 0.4)).astype("u2")
-        channels_first = self.maps.reshape(4, 10, 7).transpose(0, 2, 1).reshape(4, 70)
+        channels_first = self.maps.reshape(4, num_pixels, num_channels).transpose(0, 2, 1)
+        channels_first = channels_first.reshape(4, 70)
         packed = np.packbits(channels_first != 0, axis=1, bitorder="little")
         self.masks = [np.append(row, np.zeros(7, np.uint8)) for row in packed]
         self.values = [row[row != 0] for row in channels_first]
@@ -41,7 +43,7 @@ class Sparse:
             planes_of(np.concatenate(self.values)),
             np.cumsum([0, *map(len, self.values)]),
             np.array(rows, np.int64),
-            NUM_CHANNELS,
+            self.num_channels,
             False,
             out,
             1,
@@ -85,24 +87,27 @@ def more_values(cells: Sparse) -> None:
     cells.values[2] = np.append(cells.values[2], np.uint16(1))
 
 
+ANY_PIXELS = pytest.mark.parametrize("num_channels", [NUM_CHANNELS, 1, NUM_VALUES])
 SPOILED = [
     *(more_mask, less_mask, no_mask, bit_beyond, highest_bit),
     *(fewer_values, no_values, more_values),
 ]
 
 
+@ANY_PIXELS
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3, 0], [2, 2]])
-def test_expand_sparse_whole_cells_fill_one_branch_of_those_rows(rows):
-    cells = Sparse()
+def test_expand_sparse_whole_cells_fill_one_branch_of_those_rows(rows, num_channels):
+    cells = Sparse(num_channels)
     answer, found, around = cells.expand(rows)
     assert answer == kernels.GOOD
     np.testing.assert_array_equal(found, cells.maps[rows])
     assert (around == GUARD).all()
 
 
+@ANY_PIXELS
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
-def test_expand_sparse_cell_that_does_not_fit_is_told_by_its_row(spoil):
-    cells = Sparse()
+def test_expand_sparse_cell_that_does_not_fit_is_told_by_its_row(spoil, num_channels):
+    cells = Sparse(num_channels)
     spoil(cells)
     answer, found, around = cells.expand([3, 1, 2, 0])
     assert answer == 2

@@ -185,14 +185,21 @@ def _num_bits(word: Any) -> Any:
 
 @_compiled
 def _join(planes: Any, start: int, stop: int, bits: np.ndarray) -> None:
-    lowest = planes[0][start:stop]
-    for i in range(lowest.size):
-        bits[i] = lowest[i]
-    for j in range(1, len(planes)):
-        plane = planes[j][start:stop]
-        shift = bits.dtype.type(8 * j)
-        for i in range(plane.size):
-            bits[i] |= bits.dtype.type(plane[i]) << shift
+    """Put the bytes of numbers together: of one, two or four planes, each in one go."""
+    number = bits.dtype.type
+    first = planes[0][start:stop]
+    if len(planes) == 1:
+        for i in range(first.size):
+            bits[i] = first[i]
+    elif len(planes) == 2:
+        second = planes[1][start:stop]
+        for i in range(first.size):
+            bits[i] = number(first[i]) | (number(second[i]) << 8)
+    else:
+        second, third, fourth = planes[1][start:stop], planes[2][start:stop], planes[3][start:stop]
+        for i in range(first.size):
+            low, high = number(first[i]) | (number(second[i]) << 8), number(third[i])
+            bits[i] = low | (high << 16) | (number(fourth[i]) << 24)
 
 
 @_compiled
@@ -221,10 +228,27 @@ def _has_bits_beyond(words: np.ndarray, num_values: int) -> bool:
 
 
 @_compiled
+def _scatter_pixel(words: np.ndarray, values: np.ndarray, image: np.ndarray) -> bool:
+    """Do the same for a map of one pixel, whose channels lie as the mask has them."""
+    used, num_values = _U(0), _U(values.size)
+    for i in range(words.size):
+        word, base = words[i], _U(64 * i)
+        while word:
+            if used >= num_values:
+                return False
+            image[base + _U(trailing_zeros(word))] = values[used]  # type: ignore[call-arg]
+            word &= word - _U(1)
+            used += _U(1)
+    return used == num_values
+
+
+@_compiled
 def _scatter(words: np.ndarray, values: np.ndarray, num_channels: int, image: np.ndarray) -> bool:
     """Write the values of a (channels, pixels) mask into (pixels, channels); tell if they fit."""
     one, channels, pixels = _U(1), _U(num_channels), _U(image.size // num_channels)
     num_values = _U(values.size)
+    if pixels == one:
+        return _scatter_pixel(words, values, image)
     used, channel, pixel = _U(0), _U(0), _U(0)  # the word's first bit
     for i in range(words.size):
         word = words[i]
