@@ -16,7 +16,7 @@ from shards import BRANCHES, LAYOUTS, ROWS, damage_column, write_cache
 
 from pipelines.errors import ConfigError, ShardError
 from pipelines.storage import batches as unit
-from pipelines.storage import buffers, cache, formats
+from pipelines.storage import buffers, cache, formats, making
 from pipelines.storage.batches import FeatureReader
 from pipelines.storage.cache import FeatureCache
 
@@ -286,13 +286,14 @@ def test_epoch_holds_the_cells_of_a_window_a_thread_and_one_more(
     assert most <= num_threads + 1
 
 
-def test_epoch_memory_of_batches_is_used_again_and_let_go_at_the_end(caches):
+def test_epoch_memory_of_batches_is_used_again_and_let_go_at_the_end(caches, monkeypatch):
     def memory() -> int:
         """Count bytes of batches, in use or free."""
         wanted = tracemalloc.Filter(True, buffers.__file__, domain=np.lib.tracemalloc_domain)
         return sum(t.size for t in tracemalloc.take_snapshot().filter_traces([wanted]).traces)
 
     reader = open_split(caches["dense-float32"][0])
+    monkeypatch.setattr(making, "_IDLE_BYTES", 0)
     num_ahead, size = reader._num_ahead(4, "float32"), 4 * 3 * reader.layout.num_values * 4
     tracemalloc.start()
     try:

@@ -3,7 +3,7 @@
 At most about (t + 1) * (64 MiB + g) + (a + 2) * b + t * g is held, whatever the size of the cache
 and of a batch: the cells of a window (`order.py`) a thread and of one more, the batch in use, the
 one before it and `a` ahead, and a group for each of the `t` threads that reads one. A group has `g`
-bytes as cells, a batch `b` as maps.
+bytes as cells, a batch `b` as maps. Between passes up to 256 MiB of the batches' memory is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from pipelines.errors import ConfigError
 from pipelines.storage import asked
+from pipelines.storage.buffers import Buffers
 from pipelines.storage.groups import Group, Groups, count_rows, read_group
 from pipelines.storage.held import Held, Piece, Resident
 from pipelines.storage.layout import Layout
@@ -68,6 +69,7 @@ class FeatureReader:
         self._starts = starts(self._group_rows)
         self.num_rows = int(self._group_rows.sum())
         self._maps = Maps(layout, settings.branches)
+        self._buffers = Buffers()
 
     def load(self) -> None:
         """Read all images into memory, as cells; neither order nor numbers change.
@@ -162,7 +164,8 @@ class FeatureReader:
     ) -> Iterator[Batch]:
         self.layout.check_dtype(dtype)
         num_ahead = self._num_ahead(batch_size, dtype)
-        maker = DenseMaker(self._maps, dtype, num_buffers=num_ahead + 2)
+        self._buffers.limit_bytes = (num_ahead + 2) * self._batch_bytes(batch_size, dtype)
+        maker = DenseMaker(self._maps, dtype, self._buffers)
         return self._batches(windows, batch_size, first_row, maker, num_ahead)
 
     def _sparse(self, windows: Windows, batch_size: int, first_row: int) -> Iterator[SparseBatch]:
@@ -234,11 +237,13 @@ class FeatureReader:
         held[last + 1].read_more(int(share) + 1)
 
     def _num_ahead(self, batch_size: int, dtype: str) -> int:
-        itemsize = np.dtype(dtype).itemsize
-        num_maps = min(batch_size, self.num_rows) * len(self.branches)
-        batch_bytes = num_maps * self.layout.num_values * itemsize
         wanted = max(_AHEAD, self._settings.num_threads)
+        batch_bytes = self._batch_bytes(batch_size, dtype)
         return max(1, min(wanted, _AHEAD_BYTES // max(1, batch_bytes)))
+
+    def _batch_bytes(self, batch_size: int, dtype: str) -> int:
+        num_maps = min(batch_size, self.num_rows) * len(self.branches)
+        return num_maps * self.layout.num_values * np.dtype(dtype).itemsize
 
     def _read_in_order(self, pool: ThreadPoolExecutor) -> Iterator[Rows]:
         """Read group by group, one a thread ahead."""

@@ -14,12 +14,12 @@ class Buffers:
     """Gives arrays out; an array's memory comes back when nobody holds it or a view of it.
 
     Attributes:
-        limit: free pieces of memory that are kept; more are let go.
+        limit_bytes: of free memory that is kept; more is let go.
     """
 
-    def __init__(self, limit: int = 1) -> None:
+    def __init__(self, limit_bytes: int = 0) -> None:
         """Begin without any memory."""
-        self.limit = limit
+        self.limit_bytes = limit_bytes
         self._free: list[np.ndarray] = []
 
     def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
@@ -28,19 +28,20 @@ class Buffers:
         memory = None
         while self._free and memory is None:
             found = self._free.pop()  # one step: safe among threads
-            memory = found if len(found) == size_bytes else None
+            memory = found if len(found) >= size_bytes else None
         if memory is None:
             memory = np.empty(size_bytes, np.uint8)
         # Not a view of `memory`, which views of it would hold instead of this array.
-        array = np.frombuffer(memory.data, dtype)
+        array = np.frombuffer(memory.data, dtype, math.prod(shape))
         weakref.finalize(array, self._take_back, memory).atexit = False
         return array.reshape(shape)
 
-    def close(self) -> None:
-        """Let go of all free memory, and of what comes back later."""
-        self.limit = 0
-        self._free.clear()
+    def rest(self, limit_bytes: int) -> None:
+        """Keep no more than that of free memory, and of what comes back, until the next use."""
+        self.limit_bytes = min(limit_bytes, self.limit_bytes)
+        while self._free and sum(map(len, self._free)) > self.limit_bytes:
+            self._free.pop()
 
     def _take_back(self, memory: np.ndarray) -> None:
-        if len(self._free) < self.limit:
+        if sum(map(len, self._free)) + len(memory) <= self.limit_bytes:
             self._free.append(memory)

@@ -14,6 +14,7 @@ from pipelines.storage.buffers import Buffers
 from pipelines.storage.held import Piece
 from pipelines.storage.layout import Layout
 
+_IDLE_BYTES = 256 << 20  # of batches, that a reader keeps from one pass to the next
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 
@@ -80,12 +81,12 @@ class Maker(Protocol[BatchT_co]):
 
 
 class DenseMaker:
-    """Makes dense batches, in memory that is used again until the pass ends."""
+    """Makes dense batches, in memory that is used again."""
 
-    def __init__(self, maps: Maps, dtype: str, num_buffers: int) -> None:
+    def __init__(self, maps: Maps, dtype: str, buffers: Buffers) -> None:
         self._maps = maps
         self._dtype = dtype
-        self._buffers = Buffers(num_buffers)
+        self._buffers = buffers
 
     def begin(self, num_images: int) -> Batch:
         """Return a batch of undefined content."""
@@ -110,8 +111,8 @@ class DenseMaker:
         return begun
 
     def close(self) -> None:
-        """Let the memory go; a batch that somebody holds keeps its own."""
-        self._buffers.close()
+        """Let most of the memory go; a batch that somebody holds keeps its own."""
+        self._buffers.rest(_IDLE_BYTES)
 
 
 class SparseMaker:
