@@ -276,7 +276,8 @@ class VerifyConfig(Table):
     deep: bool = _key(False, "Decode every image and every map, too.", "true or false")
     repair: bool = _key(
         False,
-        "Move bad files aside, so that the next run of their stage makes exactly those again.",
+        "Move bad files aside, so that the next run of their stage makes exactly those again; "
+        "write plans and receipts again that a manifest holds.",
         "true or false",
     )
     features_dir: str = _key(

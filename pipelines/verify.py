@@ -30,7 +30,8 @@ def run(
         workspace_dir: the workspace.
         features_dir: the folder of the caches.
         deep: read every image and every map, too.
-        repair: move bad files aside, so that the next run of their stage makes them again.
+        repair: move bad files aside, so that the next run of their stage makes them again; write
+            plans and receipts again that a manifest holds.
         progress: told about the shards.
 
     Returns:

@@ -254,31 +254,29 @@ def test_train_tail_huge_learning_rate_raises_and_keeps_a_good_checkpoint(pooled
 
 
 class Thief(Silent):
-    """Takes the run's lock away at some step, as who found its holder silent does."""
+    """Takes the run's lock away at some step, as who found its holder silent does.
+
+    Attributes:
+        found: the run's files at that moment.
+    """
 
     def __init__(self, run_dir, at_step):
-        self._lock, self._left = run_dir / ".lock", at_step
+        self._run_dir, self._left, self.found = run_dir, at_step, {}
 
     def advance(self, number):
         self._left -= 1
         if not self._left:
-            write_lock(self._lock, pid=1, **ELSEWHERE)
+            write_lock(self._run_dir / ".lock", pid=1, **ELSEWHERE)
+            self.found = tree(self._run_dir, (".lock", "tensorboard"))
 
 
 @pytest.mark.parametrize("at_step", [1, 9])
 def test_train_tail_whose_lock_was_taken_over_writes_nothing_more(pooled, at_step):
     run_dir = pooled / "runs" / "avg_pool"
-    before = {}
-
-    class Watching(Thief):
-        def advance(self, number):
-            super().advance(number)
-            if not self._left:
-                before.update(tree(run_dir, (".lock", "tensorboard")))
-
+    thief = Thief(run_dir, at_step)
     with pytest.raises(ManifestError, match=r"\.lock: was taken over by pid 1 on node-7"):
-        train(pooled, Watching(run_dir, at_step))
-    assert tree(run_dir, (".lock", "tensorboard")) == before
+        train(pooled, thief)
+    assert tree(run_dir, (".lock", "tensorboard")) == thief.found != {}
 
 
 def test_train_tail_makes_its_run_the_latest_even_with_nothing_to_do(pooled):
