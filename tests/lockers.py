@@ -22,7 +22,7 @@ from pipelines.storage import locks
 print("ready", flush=True)
 for line in sys.stdin:
     try:
-        with locks.hold(Path(sys.argv[1])) as lock:
+        with locks.hold(Path(sys.argv[1]), share="".join(sys.argv[2:])) as lock:
             print("held", flush=True)
             for line in sys.stdin:
                 lock.check()

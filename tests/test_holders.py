@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import time
 
 import pytest
 from lockers import (
@@ -28,8 +30,33 @@ DAMAGED = [
     b"\xff",
     b'{"pid": 1}',
     b'{"pid": Infinity}',
-    dataclasses.replace(holders.this_process(), pid="one").to_bytes(),
+    *(
+        dataclasses.replace(holders.this_process(), **changes).to_bytes()
+        for changes in ({"pid": "one"}, {"since": "noon"}, {"token": "../0a"}, {"token": 10})
+    ),
+    json.dumps({**dataclasses.asdict(holders.this_process()), "since": float("inf")}).encode(),
 ]
+
+
+def test_this_process_says_since_when():
+    before = time.time()
+    found = holders.this_process()
+    assert before - 0.001 <= found.since <= time.time() + 0.001
+    assert holders.parse(found.to_bytes()) == found
+
+
+def test_parse_lock_of_an_older_or_newer_program_is_read():
+    value = dataclasses.asdict(holders.this_process())
+    del value["since"]
+    assert holders.parse(json.dumps(value).encode()) == holders.Holder(**value, since=None)
+    assert holders.parse(json.dumps({**value, "more": 1}).encode()) == holders.Holder(**value)
+
+
+def test_is_same_process_goes_by_the_process_and_not_by_the_attempt():
+    mine = holders.this_process()
+    assert mine.is_same_process(holders.this_process())
+    for change in ({"machine": "node-7 another-boot 1"}, {"pid": mine.pid + 1}, {"started": "1"}):
+        assert not mine.is_same_process(dataclasses.replace(mine, **change))
 
 
 def test_hold_holder_killed_is_taken_over_at_once(tmp_path):

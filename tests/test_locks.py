@@ -121,17 +121,35 @@ def test_hold_other_process_holds_it_says_who(tmp_path):
         ("1-of-2", "1-of-2", False),
         ("1-of-2", "2-of-2", True),
         ("1-of-12", "11-of-12", True),
+        ("1-of-2", "1-of-12", False),
     ],
 )
-def test_hold_share_goes_with_other_shares_alone(first, second, goes, tmp_path):
+def test_hold_share_goes_with_shares_of_as_many_alone(first, second, goes, tmp_path):
     with hold(tmp_path, share=first):
-        refused = pytest.raises(ManifestError, match=r"is at work here \(\.lock")
+        refused = pytest.raises(ManifestError, match=r"is at work.* \(\.lock")
         with contextlib.nullcontext() if goes else refused, hold(tmp_path, share=second) as lock:
             lock.check()
     assert names(tmp_path) == [".lock.guard"]
 
 
-@pytest.mark.parametrize("share", ["guard", "../a", "1-of-2 ", "1", "read.0"])
+def test_hold_share_of_another_number_says_what_to_do(tmp_path):
+    with running(HOLDER, tmp_path, "3-of-8") as process:
+        assert ask(process, "hold") == "held"
+        words = (
+            rf"{tmp_path}: share 1-of-4 was asked for, and share 3-of-8 is at work "
+            rf"\(\.lock\.3-of-8: pid {process.pid} on {os.uname().nodename}, last .* s ago\); "
+            r"shares with different --num-tasks may not run at the same time; "
+            r"wait for them, or give the same --num-tasks 8$"
+        )
+        with pytest.raises(ManifestError, match=words), hold(tmp_path, share="1-of-4"):
+            pass
+        process.kill()
+        process.wait()
+        with hold(tmp_path, share="1-of-4"):
+            assert names(tmp_path) == [".lock.1-of-4", ".lock.guard"]
+
+
+@pytest.mark.parametrize("share", ["guard", "../a", "1-of-2 ", "1", "read.0", "plan"])
 def test_hold_no_share_raises(share, tmp_path):
     with (
         pytest.raises(ValueError, match="expected one such as '3-of-8'"),
@@ -228,6 +246,34 @@ def test_hold_file_system_without_links_holds(tmp_path, monkeypatch):
     with hold(tmp_path) as lock:
         lock.check()
         assert names(tmp_path) == [".lock", ".lock.guard"]
+
+
+@pytest.mark.parametrize(("other", "goes"), [(".lock.1-of-2", False), (".lock.read.0a", True)])
+def test_hold_another_begins_at_the_same_moment_is_seen(other, goes, tmp_path, monkeypatch):
+    link = os.link
+
+    def link_behind_another(source: Path, target: Path) -> None:
+        write_lock(tmp_path / other, **ELSEWHERE)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_behind_another)
+    refused = pytest.raises(ManifestError, match=r"is at work here \(\.lock\.1-of-2: pid .* node-7")
+    with contextlib.nullcontext() if goes else refused, hold(tmp_path):
+        assert goes
+    assert names(tmp_path) == sorted([".lock.guard", other])
+
+
+def test_hold_name_taken_at_the_same_moment_says_who(tmp_path, monkeypatch):
+    link = os.link
+
+    def link_behind_another(source: Path, target: Path) -> None:
+        write_lock(tmp_path / ".lock", **ELSEWHERE)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_behind_another)
+    with pytest.raises(ManifestError, match=r"\.lock: pid .* on node-7, last"), hold(tmp_path):
+        pass
+    assert names(tmp_path) == [".lock", ".lock.guard"]
 
 
 def test_hold_looks_and_takes_alone(tmp_path):

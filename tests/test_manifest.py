@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -12,8 +11,10 @@ import pytest
 from editing import edit, replace
 
 from pipelines.errors import ManifestError, ShardError
-from pipelines.storage import manifest
-from pipelines.storage.manifest import ForeignError, Plan, Receipt, ShardFolder, Task
+from pipelines.storage import plan as plan_module
+from pipelines.storage.fingerprint import digest
+from pipelines.storage.manifest import ForeignError, ShardFolder
+from pipelines.storage.plan import Plan, Receipt, Task
 
 TASKS = (
     Task("train-00000-of-00002.parquet", "train", 0, 5),
@@ -118,6 +119,14 @@ def test_read_plan_cut_short_names_the_file(tmp_path):
 def test_receipts_whole_shards_hold(tmp_path):
     folder = make_set(tmp_path, is_finished=False)
     assert folder.receipts(PLAN) == {task.shard: make_receipt(task) for task in TASKS}
+
+
+def test_receipts_of_many_shards_hash_their_plan_once(tmp_path, monkeypatch):
+    folder, hashed = make_set(tmp_path), []
+    plan = folder.read_plan("variants", 1)
+    monkeypatch.setattr(plan_module, "digest", lambda value: hashed.append(value) or digest(value))
+    assert len(folder.receipts(plan)) == len(TASKS)
+    assert hashed == [plan.to_json()]
 
 
 def test_receipts_shard_missing_does_not_hold(tmp_path):
@@ -332,28 +341,3 @@ def test_publish_again_leaves_no_manifest_of_the_plan_before(tmp_path):
     folder.publish(plan)
     assert not (tmp_path / "manifest.json").exists()
     assert not folder.receipts(plan)
-
-
-@pytest.mark.parametrize("num_shards", [0, 1, 2, 3, 7, 10, 40, 1000])
-def test_split_into_tasks_any_sizes_cover_each_row_once(num_shards):
-    sizes = (0, 1, 2, 9, 30, 101)
-    for train, val, test in itertools.product(sizes, sizes, sizes):
-        num_rows = {"train": train, "val": val, "test": test}
-        tasks = manifest.split_into_tasks(num_rows, num_shards, "parquet")
-        total, num_splits = sum(num_rows.values()), sum(map(bool, num_rows.values()))
-        assert len(tasks) == max(num_splits, min(num_shards, total))
-        assert len({task.shard for task in tasks}) == len(tasks)
-        assert list(dict.fromkeys(t.split for t in tasks)) == [s for s in num_rows if num_rows[s]]
-        for split, count in num_rows.items():
-            parts = [task for task in tasks if task.split == split]
-            rows = [row for task in parts for row in range(task.start, task.stop)]
-            assert rows == list(range(count))
-            lengths = [len(task) for task in parts]
-            assert not lengths or max(lengths) - min(lengths) <= 1 <= min(lengths)
-
-
-def test_split_into_tasks_shards_follow_the_sizes_of_the_splits():
-    tasks = manifest.split_into_tasks({"train": 80, "val": 20}, 10, "parquet")
-    assert [len(task) for task in tasks] == [10] * 10
-    assert tasks[3] == Task("train-00003-of-00008.parquet", "train", 30, 40)
-    assert tasks[9] == Task("val-00001-of-00002.parquet", "val", 10, 20)

@@ -7,15 +7,17 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipelines.errors import ManifestError, ShardError
 
 _SUFFIX = ".tmp"
+_LEFTOVER = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")  # of a temporary name: its file's
 _POLL_S = 0.02
 
 
@@ -163,9 +165,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> int:
-    """Delete what killed attempts left in `folder` (not below it); returns how many files."""
+def sweep(folder: Path, names: Container[str] | None = None) -> int:
+    """Delete what killed attempts left in `folder` (not below it); returns how many files.
+
+    Args:
+        folder: may be missing.
+        names: only of attempts at these files; None for all, where nobody else writes.
+    """
     leftovers = [p for p in folder.glob(f".*{_SUFFIX}") if p.is_file()]
+    if names is not None:
+        targets = [(p, _LEFTOVER.fullmatch(p.name)) for p in leftovers]
+        leftovers = [p for p, target in targets if target and target[1] in names]
     for path in leftovers:
         _unlink(path)
     return len(leftovers)

@@ -23,11 +23,9 @@ from pipelines.storage.manifest import (
     PLAN,
     RECEIPTS,
     ForeignError,
-    Plan,
-    Receipt,
     ShardFolder,
-    Task,
 )
+from pipelines.storage.plan import Plan, Receipt, Task
 
 ASIDE = "bad"
 _SHARDS = ("*.parquet", "*.tfrecord")

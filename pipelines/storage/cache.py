@@ -13,8 +13,9 @@ from pipelines.storage import asked, cells
 from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Settings
 from pipelines.storage.groups import Group, Groups, read_group
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import MANIFEST, PLAN, Plan, Receipt, ShardFolder
+from pipelines.storage.manifest import MANIFEST, PLAN, ShardFolder
 from pipelines.storage.places import Places
+from pipelines.storage.plan import Plan, Receipt
 from pipelines.storage.rows import Shard
 
 if TYPE_CHECKING:

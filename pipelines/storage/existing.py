@@ -7,7 +7,8 @@ from pathlib import Path
 from pipelines.errors import ManifestError
 from pipelines.storage.cache import loosely
 from pipelines.storage.layout import FORMAT_VERSION
-from pipelines.storage.manifest import PLAN, Plan, ShardFolder
+from pipelines.storage.manifest import PLAN, ShardFolder
+from pipelines.storage.plan import Plan
 
 
 def read_plan(folder: ShardFolder, overwrite: bool) -> Plan | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.storage import formats
 from pipelines.storage.cells import EncodedRows
-from pipelines.storage.manifest import Receipt
+from pipelines.storage.plan import Receipt
 from pipelines.storage.rows import Rows, Shard
 
 

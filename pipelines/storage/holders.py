@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import secrets
 import socket
+import time
 from pathlib import Path
 
 from pipelines.storage import atomic
@@ -22,7 +24,8 @@ class Holder:
         machine: the boot of the machine and where its process numbers count from.
         pid: the process number.
         started: when the process started, in ticks since the boot; tells a number used again.
-        token: of this attempt alone.
+        token: of this attempt alone, hexadecimal.
+        since: when it began, in unix time by its own clock; None where an older program wrote it.
     """
 
     host: str
@@ -30,6 +33,7 @@ class Holder:
     pid: int
     started: str
     token: str
+    since: float | None = None
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host}"
@@ -37,6 +41,10 @@ class Holder:
     def to_bytes(self) -> bytes:
         """Return what `parse` reads."""
         return atomic.to_json(dataclasses.asdict(self))
+
+    def is_same_process(self, other: Holder) -> bool:
+        """Tell whether both are attempts of one process."""
+        return (self.machine, self.pid, self.started) == (other.machine, other.pid, other.started)
 
     def is_dead(self) -> bool:
         """Return True where that is certain; of another machine's processes nothing is."""
@@ -57,16 +65,21 @@ class Holder:
 def this_process() -> Holder:
     """Describe a new attempt of this process."""
     pid = os.getpid()
-    token = secrets.token_hex(16)
-    return Holder(socket.gethostname(), _machine(), pid, _state_and_start(pid)[1], token)
+    started, token = _state_and_start(pid)[1], secrets.token_hex(16)
+    return Holder(socket.gethostname(), _machine(), pid, started, token, round(time.time(), 3))
 
 
 def parse(content: bytes) -> Holder | None:
     """Read a holder; None where the bytes are damaged."""
     try:
         value = json.loads(content)
-        return Holder(**{**value, "pid": int(value["pid"])})
-    except (ArithmeticError, KeyError, TypeError, ValueError):
+        host, machine, started = (str(value[key]) for key in ("host", "machine", "started"))
+        token, since = value["token"], value.get("since")
+        bytes.fromhex(token)  # it becomes part of a file's name
+        if since is not None and not math.isfinite(since):
+            return None
+        return Holder(host, machine, int(value["pid"]), started, token, since)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

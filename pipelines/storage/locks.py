@@ -1,9 +1,14 @@
 """Who is at work in a folder: locks with a heartbeat, which hold across hosts and outlive no kill.
 
-    .lock, .lock.3-of-8   someone works on all of the folder, on a share of it
-    .lock.read.<token>    someone reads what lies here
-    .lock.new.<token>     one of these on its way to its name
-    .lock.guard           empty, and stays: flock on it makes one step of looking and taking
+    .lock, .lock.3-of-8    someone works on all of the folder, on a share of it
+    .lock.plan             someone plans what is to be made here
+    .lock.read.<token>     someone reads what lies here
+    .lock.new.<token>      one of these on its way to its name
+    .lock.note.<token>     what the holder of that token tells of its progress (see `notes`)
+    .lock.guard            empty, and stays: flock on it makes one step of looking and taking
+
+The whole goes with nothing but readers, a share with the others of as many. One process at a time
+plans, beside those at work on shares, or as the one that holds the whole.
 
 A holder that is known to be dead, which only its own machine can tell, holds nothing any more; nor
 does one that has been silent for `SILENT_S` by the file system's clock. Should that one come back,
@@ -13,23 +18,24 @@ does one that has been silent for `SILENT_S` by the file system's clock. Should 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import ManifestError, ShardError
-from pipelines.storage import atomic, holders
+from pipelines.storage import atomic, holders, notes
 from pipelines.storage.holders import Holder
+from pipelines.storage.standing import NEW, PLAN, READ, WHOLE, Standing, look, num_shares
 
 SILENT_S = 60.0
 HEARTBEAT_S = 5.0
 _POLL_S = 0.02
-_GUARD, _WHOLE, _NEW, _READ = ".lock.guard", ".lock", ".lock.new.", ".lock.read."
-_SHARE = re.compile(r"\d+-of-\d+")
-_OURS = re.compile(rf"\.lock(\.{_SHARE.pattern}|\.(new|read)\.[0-9a-f]+)?")
+_PLAN_POLL_S = 2.0  # at most: a plan may take minutes, and each look writes to a shared disk
+_GUARD = ".lock.guard"
 
 
 class Lock:
@@ -37,6 +43,7 @@ class Lock:
 
     def __init__(self, path: Path, holder: Holder) -> None:
         self._path, self._holder, self._lost = path, holder, ""
+        self._note = notes.Note(path.parent, holder.token)
         self._touched_s = time.time()
         self._ended = threading.Event()
         threading.Thread(target=self._keep, name=f"heartbeat {path}", daemon=True).start()
@@ -53,10 +60,25 @@ class Lock:
         if self._lost:
             raise ManifestError(self._lost)
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Tell others how far this holder is, such as {"num_done": 120, "num_total": 600}.
+
+        Kept in memory, and written with the next heartbeat; see `standing` for who reads it.
+
+        Raises:
+            TypeError: the facts hold what JSON cannot.
+            ValueError: they hold a number that is not finite.
+        """
+        self._note.set(facts)
+
     def _keep(self) -> None:
         while not self._lost and not self._ended.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):  # a file server that stumbles: the next one counts
                 self._touch()
+            if not self._lost:
+                self._note.write()
+        if self._lost:
+            self._note.delete()
 
     def _touch(self) -> None:
         holder = None
@@ -76,14 +98,14 @@ class Lock:
         """Let go, unless another holds it now, or this is a child that was forked meanwhile."""
         if self._holder.pid == os.getpid():
             self._ended.set()
+            self._note.delete()
             with contextlib.suppress(OSError):
-                if holders.parse(self._path.read_bytes()) == self._holder:
-                    self._path.unlink()
+                _unlink_own(self._path, self._holder)
 
 
 @contextlib.contextmanager
 def hold(folder: Path, *, share: str = "", wait: bool = False) -> Iterator[Lock]:
-    """Hold `folder` for this process; the whole goes with no share, a share with other shares.
+    """Hold `folder` for this process; the whole goes with no share, a share with others of as many.
 
     Args:
         folder: made when missing.
@@ -91,25 +113,47 @@ def hold(folder: Path, *, share: str = "", wait: bool = False) -> Iterator[Lock]
         wait: until others let go, for what takes a moment only.
 
     Raises:
-        ManifestError: another process holds it.
+        ManifestError: another process holds it, or a share of another number of shares.
         ShardError: the file system refuses.
     """
-    if share and not _SHARE.fullmatch(share):
+    if share and num_shares(share) is None:
         raise ValueError(f"share {share!r}: expected one such as '3-of-8'")
     atomic.make_folder(folder)
-    while isinstance(lock := _take(folder, f"{_WHOLE}.{share}" if share else _WHOLE), str):
+    while isinstance(lock := _take(folder, f"{WHOLE}.{share}" if share else WHOLE), Standing):
         if not wait:
-            raise ManifestError(
-                f"{folder}: another command is at work here ({lock}); wait for it or stop it"
-            )
+            raise ManifestError(_refusal(folder, share, lock))
         time.sleep(_POLL_S)
-    try:
+    with _letting_go(folder, lock):
         yield lock
-    finally:
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(ShardError):
-                stack.enter_context(_alone(folder))
-            lock.release()
+
+
+@contextlib.contextmanager
+def planning(folder: Path, on_wait: Callable[[str], None] = lambda words: None) -> Iterator[Lock]:
+    """Be the only one to plan what is made in `folder`; waits for another one that plans.
+
+    Goes beside shares, and for the process that holds the whole. Look for a plan in the block, not
+    before: the one that was waited for has published it. Who plans in several folders takes them in
+    the same order as all others, or two wait for each other.
+
+    Args:
+        folder: made when missing.
+        on_wait: told in words, once, who is waited for.
+
+    Raises:
+        ManifestError: another process holds the whole.
+        ShardError: the file system refuses.
+    """
+    atomic.make_folder(folder)
+    pause_s = 0.0
+    while isinstance(lock := _take(folder, PLAN), Standing):
+        if lock.name != PLAN:
+            raise ManifestError(_refusal(folder, "", lock))
+        if not pause_s:
+            on_wait(f"{folder}: waiting for another command that plans here ({lock})")
+        pause_s = min(_PLAN_POLL_S, 2 * pause_s or _POLL_S)
+        time.sleep(pause_s)
+    with _letting_go(folder, lock):
+        yield lock
 
 
 @contextlib.contextmanager
@@ -122,7 +166,7 @@ def reading(folder: Path) -> Iterator[list[Lock]]:
     with contextlib.ExitStack() as stack:
         marks = []
         with contextlib.suppress(OSError), _new(folder) as (new, holder, _):
-            marks.append(Lock(new.rename(new.with_name(_READ + holder.token)), holder))
+            marks.append(Lock(new.rename(new.with_name(READ + holder.token)), holder))
             stack.callback(marks[0].release)
         yield marks
 
@@ -141,45 +185,84 @@ def check_unread(folder: Path) -> None:
         ShardError: the file system refuses.
     """
     with _alone(folder), _new(folder) as (_, _, now_s):
-        readers = [who for name, who in _standing(folder, now_s).items() if name.startswith(_READ)]
+        readers = [found for found in _held(folder, now_s) if found.name.startswith(READ)]
     if readers:
         raise ManifestError(
             f"{folder}: another command reads here ({readers[0]}); wait for it or stop it"
         )
 
 
-def _take(folder: Path, name: str) -> Lock | str:
+def standing(folder: Path) -> list[Standing]:
+    """List who holds what in `folder`, and what they note; nothing is written there.
+
+    For who only wants to know: the file system's clock cannot be asked without writing, so that a
+    clock of this host that is wrong by a minute takes the living for silent.
+
+    Raises:
+        ShardError: the file system refuses.
+    """
+    try:
+        every = [found for _, found in look(folder, time.time(), SILENT_S) if found]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ShardError(f"{folder}: cannot be read: {error.strerror}") from error
+    return [
+        dataclasses.replace(found, note=notes.read(folder, found.holder.token))
+        if found.holder
+        else found
+        for found in sorted(every, key=lambda found: (len(found.name), found.name))
+        if not found.name.startswith(NEW)
+    ]
+
+
+def _refusal(folder: Path, share: str, other: Standing) -> str:
+    """Say why a lock cannot be had, and what to do."""
+    wanted, at_work = num_shares(share), num_shares(other.share)
+    if wanted and at_work and wanted != at_work:
+        return (
+            f"{folder}: share {share} was asked for, and share {other.share} is at work ({other}); "
+            "shares with different --num-tasks may not run at the same time; "
+            f"wait for them, or give the same --num-tasks {at_work}"
+        )
+    return f"{folder}: another command is at work here ({other}); wait for it or stop it"
+
+
+def _take(folder: Path, name: str) -> Lock | Standing:
     """Take a lock; returns who is in the way where that cannot be."""
     with _alone(folder), _new(folder) as (new, holder, now_s):
-        for other, who in _standing(folder, now_s).items():
-            if not other.startswith((_NEW, _READ)) and (_WHOLE in (name, other) or name == other):
-                return who
-        try:
-            os.link(new, new.with_name(name))  # alone there, even if the guard should be none
-        except FileExistsError:
-            return "it began at this moment"
-        except OSError:  # a file system without links
-            new.replace(new.with_name(name))
-        return Lock(new.with_name(name), holder)
-
-
-def _standing(folder: Path, now_s: float) -> dict[str, str]:
-    """Say who holds each lock in `folder`, and delete those of the dead and the silent."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if not _OURS.fullmatch(path.name):
-            continue
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            # Of the open file: NFS asks its server when a file is opened, not for every stat.
-            silent_s = now_s - os.fstat(file.fileno()).st_mtime
-            holder = holders.parse(file.read())
-            # Far ahead is no heartbeat either: the clock was set back since.
-            if abs(silent_s) > SILENT_S or (holder is not None and holder.is_dead()):
-                path.unlink()
+        path = new.with_name(name)
+        while not (other := _in_the_way(folder, name, holder, now_s)):
+            try:
+                os.link(new, path)  # alone there, even if the guard should be none
+            except FileExistsError:
                 continue
-            who = holder or "cannot be read"
-            found[path.name] = f"{path.name}: {who}, last heartbeat {max(0, silent_s):.0f} s ago"
-    return found
+            except OSError:  # a file system without links
+                new.replace(path)
+            # Where the guard is none, one that goes not with this may have come in between.
+            if other := _in_the_way(folder, name, holder, now_s):
+                _unlink_own(path, holder)
+                return other
+            return Lock(path, holder)
+        return other
+
+
+def _in_the_way(folder: Path, name: str, holder: Holder, now_s: float) -> Standing | None:
+    """Find a lock that goes not with this one; sweep what the dead and the silent left."""
+    found = _held(folder, now_s)
+    notes.sweep(folder, {other.holder.token for other in found if other.holder})
+    return next((other for other in found if other.excludes(name, holder)), None)
+
+
+def _held(folder: Path, now_s: float) -> list[Standing]:
+    """List the locks in `folder`, and delete those of the dead and the silent."""
+    held = []
+    for path, found in look(folder, now_s, SILENT_S):
+        if found:
+            held.append(found)
+        else:
+            path.unlink(missing_ok=True)
+    return held
 
 
 @contextlib.contextmanager
@@ -189,7 +272,7 @@ def _new(folder: Path) -> Iterator[tuple[Path, Holder, float]]:
     A new name in the folder also makes an NFS client ask its server anew for the others.
     """
     holder = holders.this_process()
-    path = folder.absolute() / (_NEW + holder.token)
+    path = folder.absolute() / (NEW + holder.token)
     try:
         with path.open("xb") as file:
             file.write(holder.to_bytes())
@@ -201,6 +284,24 @@ def _new(folder: Path) -> Iterator[tuple[Path, Holder, float]]:
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+@contextlib.contextmanager
+def _letting_go(folder: Path, lock: Lock) -> Iterator[None]:
+    """Let go of a lock when the block ends, however it ends."""
+    try:
+        yield
+    finally:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(ShardError):
+                stack.enter_context(_alone(folder))
+            lock.release()
+
+
+def _unlink_own(path: Path, holder: Holder) -> None:
+    """Delete a lock, unless it is another's by now."""
+    if holders.parse(path.read_bytes()) == holder:
+        path.unlink()
 
 
 def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:

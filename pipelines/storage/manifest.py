@@ -13,113 +13,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import atomic
-from pipelines.storage.fingerprint import digest, seal, unseal
+from pipelines.storage.fingerprint import seal, unseal
+from pipelines.storage.plan import Plan, Receipt
 
 PLAN, MANIFEST, RECEIPTS = "plan.json", "manifest.json", "receipts"
-CUT_CHECK = "cut-check.json"
-_IDENTITY_DIGITS = 16
+CUT_CHECK, QUARANTINE = "cut-check.json", "quarantine.csv"
 _PLAN_KEY = "plan"  # in a receipt: the identity of the plan whose shard it is
 _MEND_PLAN = "run `bottleneck verify --repair`, or start over with --overwrite"
 
 
 class ForeignError(ManifestError):
     """A plan that is not this program's: of another kind, or of a newer format."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One shard to make: rows `start` to `stop` of a split, in the order of the plan."""
-
-    shard: str
-    split: str
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-@dataclasses.dataclass(frozen=True)
-class Receipt:
-    """Proof that a shard is whole.
-
-    Attributes:
-        shard: file name.
-        num_rows: rows in it; fewer than the task's where images were quarantined.
-        size_bytes: the file's size.
-        sha256: of the file's bytes, hexadecimal.
-        quarantined: (id, reason) of each image that was left out.
-        stats: counts that the stage sums up in its summary.
-        footer_sha256: of the end of a file that has no checksum of its own, where there is one.
-    """
-
-    shard: str
-    num_rows: int
-    size_bytes: int
-    sha256: str
-    quarantined: tuple[tuple[str, str], ...] = ()
-    stats: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    footer_sha256: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the receipt as JSON-able values, without what it has not."""
-        value = dataclasses.asdict(self)
-        return {key: item for key, item in value.items() if item is not None}
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a stage is going to make.
-
-    Attributes:
-        kind: "variants" or "features".
-        format_version: of the shards' layout.
-        fingerprint: what the shards are made from; compared key by key on every start.
-        details: what follows from the fingerprint and is published for readers.
-        tasks: the shards.
-    """
-
-    kind: str
-    format_version: int
-    fingerprint: Mapping[str, Any]
-    details: Mapping[str, Any]
-    tasks: tuple[Task, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON-able values."""
-        return {
-            "kind": self.kind,
-            "format_version": self.format_version,
-            "fingerprint": self.fingerprint,
-            "details": self.details,
-            "shards": [dataclasses.asdict(task) for task in self.tasks],
-        }
-
-    @property
-    def identity(self) -> str:
-        """A few digits that no plan of another content has; shards hold them."""
-        return digest(self.to_json())[:_IDENTITY_DIGITS]
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Plan:
-        """Build a plan from `to_json`'s values.
-
-        Raises:
-            ValueError: a shard does not lie in the plan's folder.
-        """
-        return cls(
-            value["kind"],
-            value["format_version"],
-            value["fingerprint"],
-            value["details"],
-            tuple(_to_task(task) for task in value["shards"]),
-        )
 
 
 class ShardFolder:
@@ -180,24 +90,34 @@ class ShardFolder:
         (self.path / MANIFEST).unlink(missing_ok=True)
         if (self.path / RECEIPTS).is_dir():
             shutil.rmtree(self.path / RECEIPTS)
-        for pattern in ("*.parquet", "*.tfrecord", "quarantine.csv", CUT_CHECK, PLAN):
+        for pattern in ("*.parquet", "*.tfrecord", QUARANTINE, CUT_CHECK, PLAN):
             for path in self.path.glob(pattern):
                 path.unlink()
 
-    def sweep(self) -> None:
-        """Delete what killed attempts left behind."""
-        atomic.sweep(self.path)
+    def sweep(self, shards: Collection[str] | None = None) -> None:
+        """Delete what killed attempts left behind.
+
+        Args:
+            shards: only of these and their receipts; None for everything, where nobody else works.
+        """
+        atomic.sweep(self.path, shards)
         if (self.path / RECEIPTS).is_dir():
-            atomic.sweep(self.path / RECEIPTS)
+            atomic.sweep(self.path / RECEIPTS, shards and {f"{shard}.json" for shard in shards})
+
+    def sweep_common(self) -> None:
+        """Delete what attempts at the files that all shares have in common left behind."""
+        atomic.sweep(self.path, (PLAN, MANIFEST, CUT_CHECK, QUARANTINE))
 
     def receipts(self, plan: Plan) -> dict[str, Receipt]:
         """Return the receipts that hold: the shard is there and has the size that was written."""
-        found = {}
-        for task in plan.tasks:
-            receipt, path = self.read_receipt(plan, task.shard), self.path / task.shard
-            if receipt and path.is_file() and path.stat().st_size == receipt.size_bytes:
-                found[task.shard] = receipt
-        return found
+        held = ((task.shard, self.held_receipt(plan, task.shard)) for task in plan.tasks)
+        return {shard: receipt for shard, receipt in held if receipt}
+
+    def held_receipt(self, plan: Plan, shard: str) -> Receipt | None:
+        """Return the shard's receipt if it holds."""
+        receipt, path = self.read_receipt(plan, shard), self.path / shard
+        is_there = receipt and path.is_file() and path.stat().st_size == receipt.size_bytes
+        return receipt if is_there else None
 
     def commit(self, plan: Plan, receipt: Receipt) -> None:
         """Write the receipt of a plan's shard that is durably there."""
@@ -271,7 +191,7 @@ class ShardFolder:
         value = atomic.read_json(path)
         try:
             value = unseal(value, "manifest")
-            return Plan.from_json(value), [_to_receipt(entry) for entry in value["shards"]]
+            return Plan.from_json(value), [Receipt.from_json(entry) for entry in value["shards"]]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(
                 f"{path}: damaged: {_why(error)}; delete it and run the stage again"
@@ -294,51 +214,12 @@ class ShardFolder:
             value = unseal(json.loads(text), "receipt")
             # The first release did not write whose it is.
             is_of_plan = value.get(_PLAN_KEY, plan.identity) == plan.identity
-            receipt = _to_receipt(value)
+            receipt = Receipt.from_json(value)
         except (AttributeError, OSError, ValueError, TypeError, KeyError):
             return None
         return receipt if is_of_plan and receipt.shard == shard else None
 
 
-def split_into_tasks(num_rows: Mapping[str, int], num_shards: int, suffix: str) -> tuple[Task, ...]:
-    """Cut the rows of each split into shards of nearly the same size; none crosses a split.
-
-    Args:
-        num_rows: rows of each split, in order; splits without rows get no shard.
-        num_shards: wanted in all; at least one a split, at most one a row.
-        suffix: the files' extension, without dot.
-    """
-    rows = {split: count for split, count in num_rows.items() if count}
-    shares = dict.fromkeys(rows, 1)
-    while sum(shares.values()) < min(num_shards, sum(rows.values())):
-        shares[max(rows, key=lambda s: rows[s] / shares[s] if shares[s] < rows[s] else 0)] += 1
-    tasks = []
-    for split, count in rows.items():
-        of = shares[split]
-        for i in range(of):
-            name = f"{split}-{i:05d}-of-{of:05d}.{suffix}"
-            tasks.append(Task(name, split, count * i // of, count * (i + 1) // of))
-    return tuple(tasks)
-
-
 def _why(error: Exception) -> str:
     """Say what was wrong: our own words, or which key or type."""
     return str(error) if isinstance(error, ValueError) else repr(error)
-
-
-def _to_task(value: Mapping[str, Any]) -> Task:
-    task = Task(**_only(Task, value))
-    if Path(task.shard).name != task.shard:
-        raise ValueError(f"shard {task.shard} lies in another folder")
-    return task
-
-
-def _only(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what a dataclass has a field for."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {key: item for key, item in value.items() if key in names}
-
-
-def _to_receipt(value: dict[str, Any]) -> Receipt:
-    pairs = tuple((str(name), str(reason)) for name, reason in value["quarantined"])
-    return Receipt(**{**_only(Receipt, value), "quarantined": pairs})

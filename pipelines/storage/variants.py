@@ -18,9 +18,13 @@ import pyarrow as pa
 
 from pipelines.errors import ConfigError
 from pipelines.storage import parquet
-from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
+from pipelines.storage.manifest import ShardFolder
+from pipelines.storage.plan import Plan, Receipt, Task
 
 FORMAT_VERSION = 1
+# In a workspace: the set, and the one that only lists images, for variants made in memory.
+STORED_DIR = Path("variants") / "jpeg"
+LISTED_DIR = Path("variants") / "jpeg-on-the-fly"
 ORIGINAL = "original"
 SUFFIX = "parquet"
 GROUP_BYTES = 8 << 20  # a row group is the most that a reader holds of a shard at once
@@ -71,12 +75,14 @@ class VariantSet:
         return {name: sum(r.num_rows for r in self._of_split(name)) for name in splits}
 
     def rows(self, split: str, start: int, stop: int) -> Iterator[VariantRow]:
-        """Read rows `start` to `stop` of a split.
+        """Read rows `start` to `stop` of a split, with the variants that are stored.
 
         Raises:
             ShardError: a shard is missing or damaged.
         """
-        return read_rows(self.folder, self._of_split(split), self.names, start, stop)
+        stored = stored_names(self.plan)
+        names = tuple(name for name in self.names if name in stored)
+        return read_rows(self.folder, self._of_split(split), names, start, stop)
 
     def _of_split(self, split: str) -> list[Receipt]:
         pairs = zip(self.plan.tasks, self.receipts, strict=True)
@@ -104,6 +110,11 @@ def open_set(folder: Path, asked: Sequence[str]) -> VariantSet:
         if name not in known:
             raise ConfigError(f"{folder}: no variant {name}; it has {', '.join(known)}")
     return VariantSet(folder, plan, receipts, tuple(name for name in known if name in wanted))
+
+
+def stored_names(plan: Plan) -> tuple[str, ...]:
+    """Name the variants that rows hold: all, or none in a set that only lists images."""
+    return tuple(plan.details["variants"]) if plan.details.get("is_stored", True) else ()
 
 
 def schema(variants: Sequence[str]) -> pa.Schema:
