@@ -52,3 +52,7 @@ class TrainingError(PipelineError):
 
 class WorkerError(PipelineError):
     """Processes that do a piece of work die at it."""
+
+
+class DeviceLostError(WorkerError):
+    """The device that a worker runs on fails; another worker may do its work."""

@@ -57,7 +57,8 @@ def snapshots(
 ) -> None:
     """Stop a command at several moments, copy a folder each time, and kill it at the last one.
 
-    A process that is stopped has written just what one that is killed there leaves behind.
+    A process that is stopped has written just what one that is killed there leaves behind; its
+    workers are stopped with it.
 
     Args:
         times: each tells whether its moment has come; one after another.
@@ -75,14 +76,34 @@ def snapshots(
                     assert process.poll() is None, f"ended before {number}: {process.stderr.read()}"
                     assert time.monotonic() < deadline, f"moment {number} never came"
                     time.sleep(0.001)
-                process.send_signal(signal.SIGSTOP)
-                os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+                family = [process.pid, *children(process.pid)]
+                for pid in family:
+                    os.kill(pid, signal.SIGSTOP)
+                wait_until(lambda pids=family: all(state(pid) == "T" for pid in pids))
                 shutil.copytree(folder, copies / str(number))
                 if number + 1 < len(times):
-                    process.send_signal(signal.SIGCONT)
+                    for pid in family:
+                        os.kill(pid, signal.SIGCONT)
         finally:
             process.kill()
     assert process.returncode == -signal.SIGKILL
+
+
+def children(pid: int) -> list[int]:
+    """List the processes below one."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found += [child, *children(child)]
+    return found
+
+
+def state(pid: int) -> str:
+    """Return the letter for what a process does (see proc(5)); "X" where there is none."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"
 
 
 @contextlib.contextmanager
@@ -145,12 +166,24 @@ def modules_loaded_by(workspace_dir: Path, *arguments: str) -> tuple[str, set[st
     return output + result.stderr, set(modules.split())
 
 
+def take_ctrl_c() -> None:
+    """Let a new process act on Ctrl-C, though a shell may have these tests ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def tree(folder: Path, leave_out: Sequence[str] = (".lock",)) -> dict[str, bytes]:
-    """Return the bytes of every file below a folder by its path in there, but no lock's guard."""
+    """Return the bytes of every file below a folder by its path in there.
+
+    Without those of certain names, locks' guards, what commands log, and what a killed check of the
+    disk has left, which stays for a minute.
+    """
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock.guard", *leave_out)
+        if path.is_file()
+        and path.name not in (".lock.guard", *leave_out)
+        and path.relative_to(folder).parts[0] != "logs"
+        and not path.parent.name.startswith(".disk.")
     }
 
 

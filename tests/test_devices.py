@@ -34,9 +34,54 @@ def test_configure_gives_the_numeric_profile_and_keeps_quiet():
     )
     first, second, version, threads = profile
     assert first == second
-    assert set(first) == {"device", "instruction_set", "threads", "tensorflow", "keras"}
+    assert set(first) == {
+        *("device", "instruction_set", "precision", "threads", "tensorflow", "keras")
+    }
     assert (first["tensorflow"], first["threads"], threads) == (version, num_cores(), num_cores())
     assert noise == ""
+
+
+def test_configure_says_what_tensorflow_has_begun_with():
+    begun, unasked = (
+        run(
+            "import json\nfrom pipelines.execution import devices\n"
+            "devices.configure(3)\nimport tensorflow as tf\ntf.zeros(3) + 1\n"
+            "print(json.dumps(devices.configure(2)['threads']))"
+        )[0],
+        run(
+            "import json\nimport tensorflow as tf\ntf.zeros(3) + 1\n"
+            "from pipelines.execution import devices\n"
+            "print(json.dumps(devices.configure(7)['threads']))"
+        )[0],
+    )
+    assert (begun, unasked) == (3, num_cores())
+
+
+def test_configure_precision_is_that_of_the_last_call():
+    policies, _ = run(
+        "import json\nfrom pipelines.execution import devices\n"
+        "found = []\n"
+        "for precision in ('mixed_bfloat16', 'float32'):\n"
+        "    profile = devices.configure(2, precision)\n"
+        "    import keras\n"
+        "    found.append([profile['precision'], keras.config.dtype_policy().name])\n"
+        "print(json.dumps(found))"
+    )
+    assert policies == [["mixed_bfloat16", "mixed_bfloat16"], ["float32", "float32"]]
+
+
+def test_job_of_extract_refuses_threads_that_are_not_those_of_this_process():
+    message, _ = run(
+        "import json\nfrom pathlib import Path\nfrom pipelines.errors import ConfigError\n"
+        "from pipelines.execution import devices\nfrom pipelines.extraction.inputs import Origin\n"
+        "from pipelines.extraction.network import Job\n"
+        "devices.configure(3)\nimport tensorflow as tf\ntf.zeros(3) + 1\n"
+        "origin = Origin(Path('none'), ('original',))\n"
+        "job = Job('efficientnet_lite0', 'imagenet', 0, (), origin, 1, 'float32', 2)\n"
+        "try:\n    job.open()\n"
+        "except ConfigError as error:\n    print(json.dumps(str(error)))"
+    )
+    assert message.startswith("threads 2: TensorFlow has begun with 3 in this process; ask for so ")
 
 
 def test_make_deterministic_makes_tensorflow_refuse_what_is_not():

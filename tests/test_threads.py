@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
 import pytest
 
+from pipelines.execution import threads
 from pipelines.execution.threads import num_cores, ordered_map
 
 
@@ -82,3 +84,21 @@ def test_ordered_map_dropped_early_leaves_what_has_not_begun():
     next(results)
     results.close()
     assert len(done) < 25
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [("max 100000\n", None), ("200000 100000\n", 2), ("150000 100000\n", 2), ("5000 100000", 1)],
+)
+def test_quota_is_what_a_control_group_allows(content, cores, tmp_path):
+    path = tmp_path / "cpu.max"
+    path.write_text(content)
+    assert threads._quota(path) == (cores or sys.maxsize)
+
+
+@pytest.mark.parametrize("content", ["", "200000", "many 100000", "200000 many"])
+def test_quota_that_cannot_be_read_is_none(content, tmp_path):
+    path = tmp_path / "cpu.max"
+    assert threads._quota(path) == sys.maxsize
+    path.write_text(content)
+    assert threads._quota(path) == sys.maxsize

@@ -17,25 +17,33 @@ from typing import Any
 
 from pipelines.execution.threads import num_cores
 
+FLOAT32 = "float32"
 _INSTRUCTION_SETS = ("amx_tile", "avx512f", "avx2", "avx", "sse4_2")  # the best one counts
 
 
-def configure() -> dict[str, Any]:
+def configure(threads: int | None = None, precision: str = FLOAT32) -> dict[str, Any]:
     """Load TensorFlow quietly, set its threads, let GPU memory grow; return the profile.
 
+    Args:
+        threads: of this process; None for one a core.
+        precision: in which networks compute: "float32", on a GPU without its shortcut TF32, or
+            one of Keras's mixed policies, "mixed_float16" or "mixed_bfloat16".
+
     Returns:
-        device ("cpu" or the GPU's name), instruction_set, threads, tensorflow and keras versions.
+        device ("cpu" or the GPU's name), instruction_set, precision, threads, tensorflow and keras
+        versions.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with _native_stderr_silenced():
         import tensorflow as tf
 
-    threads = num_cores()
+    threads = threads or num_cores()
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:  # already running in this process, with what it was started with
-        threads = tf.config.threading.get_intra_op_parallelism_threads() or threads
+        threads = tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
     # Without a driver the search for GPUs prints an error that is none.
     has_driver = Path("/dev/nvidiactl").exists()
     with contextlib.nullcontext() if has_driver else _native_stderr_silenced():
@@ -45,12 +53,15 @@ def configure() -> dict[str, Any]:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:
             break
+    tf.config.experimental.enable_tensor_float_32_execution(precision != FLOAT32)
+    tf.keras.config.set_dtype_policy(precision)  # also back, behind another one in this process
     device = "cpu"
     if gpus:
         device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu")
     return {
         "device": device,
         "instruction_set": _instruction_set(),
+        "precision": precision,
         "threads": threads,
         "tensorflow": tf.__version__,
         "keras": metadata.version("keras"),
@@ -62,6 +73,22 @@ def has_gpu() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_logical_devices("GPU"))
+
+
+def is_built_with_gpu() -> bool:
+    """Tell whether this TensorFlow could run on a GPU; call it behind `configure`."""
+    import tensorflow as tf
+
+    return bool(tf.test.is_built_with_gpu_support())
+
+
+def memory_bytes() -> int:
+    """Return the memory that this process may use: the machine's, or its control group's."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(Path(path).read_text(encoding="ascii")))
+    return min(found)
 
 
 def make_deterministic() -> None:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # of a container; see cgroups(7), version 2
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: bound to, and as many as its quota allows."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(bound or 1, _quota(_CPU_MAX)))
+
+
+def _quota(path: Path) -> int:
+    """Read how many cores' time a control group allows, such as a container's."""
+    try:
+        quota_us, period_us = path.read_text(encoding="ascii").split()
+        return math.ceil(int(quota_us) / int(period_us))
+    except (OSError, ValueError):  # none, or "max"
+        return sys.maxsize
 
 
 def ordered_map(
