@@ -46,7 +46,7 @@ def command(directory: Path, images: str, classes: str | None, **flags: Any) -> 
     class_path = Path(classes).absolute() if classes else None
     source = sources.open_source(images, base_dir=Path.cwd(), classes_path=class_path)
     if source.kind == "folders":
-        workspace.check_apart(directory, source.root)
+        sources.check_apart(directory, source.root)
     found = sources.summary(source)
     given = {
         "images": images if source.kind == "elpv" else _from(directory, Path(images)),

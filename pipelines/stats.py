@@ -18,7 +18,6 @@ from pipelines.storage import atomic, locks, variants
 from pipelines.storage.cache import FeatureCache, find_cache
 from pipelines.storage.variants import ORIGINAL
 
-VARIANTS_DIR = Path("variants") / "jpeg"
 STATS_DIR = "stats"
 _FLOAT32_BYTES, _POSITION_BYTES = 4, 4  # of the thesis's records (section 4.1.1)
 _BATCH_SIZE = 16
@@ -41,7 +40,7 @@ def run(
     """
     started = time.monotonic()
     caches = _open_caches(features_dir, config.node)
-    has_variants = (workspace_dir / VARIANTS_DIR / "manifest.json").exists()
+    has_variants = (workspace_dir / variants.STORED_DIR / "manifest.json").exists()
     if not caches and not has_variants:
         raise ManifestError(
             f"{workspace_dir}: neither variants nor caches here; run `bottleneck compress` and "
@@ -55,7 +54,7 @@ def run(
         pictures.append(path)
     histogram = None
     if has_variants:
-        histogram = _qf_histogram(workspace_dir / VARIANTS_DIR, config.images, progress)
+        histogram = _qf_histogram(workspace_dir / variants.STORED_DIR, config.images, progress)
         pictures.append(workspace_dir / STATS_DIR / "qf-histogram.png")
         plots.qf_histogram(histogram, pictures[-1])
     return {

@@ -53,6 +53,13 @@ def _plain_name(value: str) -> str:
     return value
 
 
+def _no_auto(value: object) -> object:
+    """Turn "auto" into None, and the digits of a flag into a number."""
+    if value == "auto":
+        return None
+    return _no_bool(value)
+
+
 Quality = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=100)]
 Qualities = Annotated[
     tuple[Quality, ...], BeforeValidator(_split_commas), AfterValidator(_sorted_qualities)
@@ -66,5 +73,9 @@ Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**32)]
 Positive = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 PositiveFloat = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Workers = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_no_auto)]
+# None is "auto".
+Batch = Workers
+Devices = Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$")]
 Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 Verbosity = Annotated[int, BeforeValidator(_no_bool), Field(ge=-1, le=1)]

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipelines.config import TABLES, GlobalConfig, Table
+from pipelines.config import TABLES, GlobalConfig
+from pipelines.config_keys import Table
 from pipelines.errors import ConfigError
 from pipelines.storage import atomic
 
@@ -63,20 +64,6 @@ def read_file(workspace_dir: Path) -> dict[str, Any]:
     return content
 
 
-def check_apart(workspace_dir: Path, images_dir: Path) -> None:
-    """Refuse a workspace inside its class folders: its own files would be taken for a class.
-
-    Raises:
-        ConfigError: the workspace is the folder of images or lies below it.
-    """
-    workspace_dir, images_dir = workspace_dir.resolve(), images_dir.resolve()
-    if images_dir == workspace_dir or images_dir in workspace_dir.parents:
-        raise ConfigError(
-            f"{workspace_dir}: lies inside its folder of images {images_dir}, where its own files "
-            "would be taken for a class; make the workspace elsewhere"
-        )
-
-
 def table(content: Mapping[str, Any], name: str, flags: Mapping[str, Any]) -> Any:
     """Merge one table of the file with the command's flags; flags that are None were not given.
 
@@ -84,9 +71,14 @@ def table(content: Mapping[str, Any], name: str, flags: Mapping[str, Any]) -> An
         ConfigError: a flag's value is not allowed (`is_usage` is set).
     """
     config = _build(TABLES[name], content.get(name, {}), flags, f"{FILE_NAME}: [{name}] ")
-    shown = ", ".join(f"{key} {_shown(value)}" for key, value in config.model_dump().items())
-    _logger.info("[%s] %s", name, shown)
+    _logger.debug("%s", settings_line(name, config))
     return config
+
+
+def settings_line(name: str, config: Table) -> str:
+    """Return a table's settings in one line."""
+    shown = ", ".join(f"{key} {_shown(value)}" for key, value in config.model_dump().items())
+    return f"[{name}] {shown}"
 
 
 def global_config(content: Mapping[str, Any], flags: Mapping[str, Any]) -> GlobalConfig:

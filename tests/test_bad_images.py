@@ -18,15 +18,23 @@ from processes import tree
 from pipelines import compress
 from pipelines.config import CompressConfig
 from pipelines.errors import SourceError
+from pipelines.execution import inline, local
+from pipelines.execution.engine import Engine
 from pipelines.images import encode
 from pipelines.progress import Silent
 
 NUM_GOOD = 20  # one bad image beside them stays under the share that stops a run
 
 
-def run(workspace: Path, images: Path, progress: Any = None, **settings: Any) -> dict[str, Any]:
+def run(
+    workspace: Path,
+    images: Path,
+    progress: Any = None,
+    engine: Engine = inline.open_crew,
+    **settings: Any,
+) -> dict[str, Any]:
     config = CompressConfig(images=str(images), **{"qualities": (10, 50), **settings})
-    return compress.run(workspace, config, 0, progress or Silent())
+    return compress.run(workspace, config, 0, progress or Silent(), engine)
 
 
 def quarantine(workspace: Path) -> list[list[str]]:
@@ -123,9 +131,10 @@ def test_compress_image_that_vanishes_is_quarantined(stage, images, tmp_path):
 def test_compress_bad_images_change_nothing_in_the_bytes_of_any_number_of_workers(images, tmp_path):
     for number in range(6):
         (images / f"dog/bad{number}.png").write_bytes(truncated(to_png(photo(number)), 0.5))
-    for workers in (1, 4):
-        run(tmp_path / str(workers), images, workers=workers, max_bad_share=0.5, shards=5)
-    assert tree(tmp_path / "1") == tree(tmp_path / "4")
+    settings = {"max_bad_share": 0.5, "shards": 5}
+    run(tmp_path / "1", images, **settings)
+    run(tmp_path / "3", images, None, local.open_crew, workers=3, **settings)
+    assert tree(tmp_path / "1") == tree(tmp_path / "3")
     assert [name for name, _ in quarantine(tmp_path / "1")] != []
 
 

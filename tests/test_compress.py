@@ -21,12 +21,14 @@ from processes import tree
 from pipelines import compress
 from pipelines.config import CompressConfig
 from pipelines.errors import ManifestError
+from pipelines.execution import inline, local
+from pipelines.execution.engine import Engine
 from pipelines.progress import Silent
 from pipelines.storage import locks
 
 SUMMARY_KEYS = [
-    *("stage", "num_images", "num_quarantined", "num_shards"),
-    *("size_bytes", "seconds", "num_resumed_shards"),
+    *("stage", "num_images", "num_quarantined", "num_shards", "num_planned_shards"),
+    *("size_bytes", "seconds", "num_resumed_shards", "num_other_shards", "is_whole"),
 ]
 TEN = [f"q{qf:03d}" for qf in range(10, 101, 10)]
 
@@ -46,11 +48,15 @@ class Counting(Silent):
 
 
 def run(
-    workspace: Path, images: Path | str, progress: Any = None, **settings: Any
+    workspace: Path,
+    images: Path | str,
+    progress: Any = None,
+    engine: Engine = inline.open_crew,
+    **settings: Any,
 ) -> dict[str, Any]:
     seed = settings.pop("seed", 0)
     config = CompressConfig(images=str(images), **{"qualities": (10, 50), **settings})
-    return compress.run(workspace, config, seed, progress or Silent())
+    return compress.run(workspace, config, seed, progress or Silent(), engine)
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
@@ -74,7 +80,7 @@ def copy(made: Path, tmp_path: Path) -> Path:
 
 
 def test_compress_default_writes_the_original_and_ten_variants_of_every_image(photos, tmp_path):
-    compress.run(tmp_path, CompressConfig(images=str(photos)), 0, Silent())
+    compress.run(tmp_path, CompressConfig(images=str(photos)), 0, Silent(), inline.open_crew)
     table = read_shards(tmp_path / "variants/jpeg")
     assert table.column_names == ["id", "label", "sha256", "original", *TEN]
     files = sorted(path for path in photos.rglob("*") if path.is_file())
@@ -105,8 +111,11 @@ def test_compress_summary_counts_what_lies_there(photos, tmp_path):
         "num_images": 40,
         "num_quarantined": 0,
         "num_shards": 5,
+        "num_planned_shards": 5,
         "size_bytes": sum(path.stat().st_size for path in shards),
         "num_resumed_shards": 0,
+        "num_other_shards": 0,
+        "is_whole": True,
     }
     assert len(shards) == 5
 
@@ -127,9 +136,10 @@ def test_compress_json_is_the_summary_and_text_says_the_same(photos, tmp_path):
 
 
 def test_compress_any_number_of_workers_gives_the_same_bytes(photos, tmp_path):
-    for workers in (1, 4):
-        run(tmp_path / str(workers), photos, workers=workers, shards=5)
-    assert tree(tmp_path / "1") == tree(tmp_path / "4")
+    for workers in (1, 3):
+        run(tmp_path / str(workers), photos, None, local.open_crew, workers=workers, shards=5)
+    run(tmp_path / "none", photos, shards=5)
+    assert tree(tmp_path / "1") == tree(tmp_path / "3") == tree(tmp_path / "none")
 
 
 def test_compress_again_reads_no_image_and_writes_nothing(photos, tmp_path):

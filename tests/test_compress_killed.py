@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from commands import invoke
 from images import make_class_folders
-from processes import bottleneck, kill_when, tree
+from processes import bottleneck, kill_when, take_ctrl_c, tree
 
 from pipelines import compress
 from pipelines.config import CompressConfig
+from pipelines.execution import inline
 from pipelines.progress import Silent
 
 
@@ -32,7 +33,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clean(large: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What the ten variants of the large images come to when nothing goes wrong."""
     workspace = tmp_path_factory.mktemp("clean")
-    compress.run(workspace, CompressConfig(images=str(large), shards=6), 0, Silent())
+    compress.run(
+        workspace, CompressConfig(images=str(large), shards=6), 0, Silent(), inline.open_crew
+    )
     return tree(workspace)
 
 
@@ -74,6 +77,7 @@ def test_compress_interrupted_says_so_in_one_line_and_goes_on(workers, large, cl
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=take_ctrl_c,
     ) as process:
         while process.poll() is None and not any(set_dir.glob(".train-00001*.tmp")):
             time.sleep(0.002)

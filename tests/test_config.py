@@ -66,11 +66,21 @@ def test_train_tail_config_default_is_the_schedule_of_the_thesis():
         (CompressConfig, "qualities", [100, 1], (1, 100)),
         (CompressConfig, "qualities", 50, (50,)),
         (CompressConfig, "limit", "12", 12),
+        (CompressConfig, "workers", "auto", None),
+        (CompressConfig, "workers", "3", 3),
+        (CompressConfig, "task_index", "0", 0),
+        (CompressConfig, "hang_timeout", "0", 0),
         (CompressConfig, "max_bad_share", "0.5", 0.5),
         (CompressConfig, "max_bad_share", 1, 1.0),
         (ExtractConfig, "node", ["a,b", "c"], ("a", "b", "c")),
         (ExtractConfig, "branches", "original,q010", ("original", "q010")),
         (ExtractConfig, "batch_size", "1", 1),
+        (ExtractConfig, "batch_size", "auto", None),
+        (ExtractConfig, "workers", "auto", None),
+        (ExtractConfig, "workers", 2, 2),
+        (ExtractConfig, "devices", "gpu", "gpu"),
+        (ExtractConfig, "devices", "gpu:0,12", "gpu:0,12"),
+        (ExtractConfig, "precision", "mixed_bfloat16", "mixed_bfloat16"),
         (ExtractConfig, "from_node", "mixed_8", "mixed_8"),
         (ExtractConfig, "dtype", "uint8", "uint8"),
         (ExtractConfig, "encoding", "dense", "dense"),
@@ -108,6 +118,11 @@ def test_key_value_as_file_or_flag_gives_it_is_understood(model, key, value, exp
         (CompressConfig, "subsampling", "4:1:1"),
         (CompressConfig, "shards", -1),
         (CompressConfig, "workers", True),
+        (CompressConfig, "workers", 0),
+        (CompressConfig, "workers", "all"),
+        (CompressConfig, "task_index", -1),
+        (CompressConfig, "num_tasks", 0),
+        (CompressConfig, "hang_timeout", -1),
         (CompressConfig, "limit", 1.5),
         (CompressConfig, "max_bad_share", 1.01),
         (CompressConfig, "max_bad_share", -0.01),
@@ -118,6 +133,15 @@ def test_key_value_as_file_or_flag_gives_it_is_understood(model, key, value, exp
         (ExtractConfig, "dtype", "float64"),
         (ExtractConfig, "format", "hdf5"),
         (ExtractConfig, "batch_size", 0),
+        (ExtractConfig, "workers", 0),
+        (ExtractConfig, "threads", 0),
+        (ExtractConfig, "precision", "float16"),
+        (ExtractConfig, "devices", "tpu"),
+        (ExtractConfig, "devices", "gpu:"),
+        (ExtractConfig, "devices", "gpu:0,"),
+        (ExtractConfig, "devices", "gpu:-1"),
+        (ExtractConfig, "devices", "cpu:0"),
+        (ExtractConfig, "devices", ""),
         (ExtractConfig, "dtype", "int8"),
         (ExtractConfig, "encoding", "csr"),
         (ExtractConfig, "format", "Parquet"),
@@ -164,6 +188,19 @@ def test_extract_config_default_is_a_cache_that_is_small_and_checked():
     assert config.from_node == ""
 
 
+def test_extract_config_default_takes_the_devices_there_are():
+    config = ExtractConfig()
+    assert (config.devices, config.workers, config.batch_size) == ("auto", None, None)
+    assert (config.precision, config.threads, config.on_the_fly) == ("float32", 2, False)
+
+
+@pytest.mark.parametrize("model", [CompressConfig, ExtractConfig])
+def test_config_default_is_all_of_the_work(model):
+    config = model()
+    assert (config.task_index, config.num_tasks, config.hang_timeout) == (0, 1, 600)
+
+
 def test_tables_are_the_stages_in_their_order():
-    assert list(TABLES) == ["compress", "extract", "train-tail", "eval", "stats", "verify"]
+    expected = ["compress", "extract", "train-tail", "eval", "status", "stats", "verify"]
+    assert list(TABLES) == expected
     assert all(issubclass(model, Table) for model in TABLES.values())

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.errors import SourceError
+from pipelines.errors import ConfigError, SourceError
 from pipelines.images import sources
 from pipelines.images.sources import open_source, summary
 from pipelines.images.splits import NO_SPLIT, TEST, TRAIN, VAL
@@ -219,3 +219,22 @@ def test_describe_other_rows_of_the_same_number_differ(tmp_path):
     one, two = (open_source(name, base_dir=tmp_path).describe() for name in ("one", "two"))
     assert one["num_images"] == two["num_images"]
     assert one["rows_sha256"] != two["rows_sha256"]
+
+
+@pytest.mark.parametrize("inside", [".", "set", "set/deeper"])
+def test_check_apart_workspace_inside_its_images_is_refused(inside, tmp_path):
+    message = "lies inside its folder of images .* make the workspace elsewhere"
+    with pytest.raises(ConfigError, match=message):
+        sources.check_apart(tmp_path / inside, tmp_path)
+
+
+def test_check_apart_link_into_the_images_is_refused(tmp_path):
+    (tmp_path / "images/set").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("images/set")
+    with pytest.raises(ConfigError, match="lies inside its folder of images"):
+        sources.check_apart(tmp_path / "link", tmp_path / "images")
+
+
+def test_check_apart_images_below_or_beside_the_workspace_are_fine(tmp_path):
+    sources.check_apart(tmp_path / "set", tmp_path / "set/images")
+    sources.check_apart(tmp_path / "set", tmp_path / "se")

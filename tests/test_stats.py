@@ -14,6 +14,7 @@ from PIL import Image
 from pipelines import compress, stats
 from pipelines.config import CompressConfig, StatsConfig
 from pipelines.errors import ManifestError
+from pipelines.execution import inline
 from pipelines.progress import Silent
 
 SHAPE = (3, 5, 7)
@@ -42,7 +43,7 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compressed(workspace):
     images = CompressConfig(images=str(workspace / "images"), qualities=(50,))
-    compress.run(workspace, images, 0, Silent())
+    compress.run(workspace, images, 0, Silent(), inline.open_crew)
     return workspace
 
 

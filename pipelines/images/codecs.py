@@ -161,7 +161,7 @@ class JpegCodec:
         Raises:
             ImageError: the array is no such image, or a side has no or over 65,500 pixels.
         """
-        _check_pixels(pixels)
+        check_pixels(pixels)
         image = Image.fromarray(pixels)
         return [self._encode_one(image, qf) for qf in self.qualities]
 
@@ -232,7 +232,15 @@ def decode_variant(data: bytes) -> np.ndarray:
     return pixels[:, :, 0] if is_gray else pixels
 
 
-def _check_pixels(pixels: np.ndarray) -> None:
+def check_pixels(pixels: np.ndarray) -> None:
+    """Make sure that pixels can be encoded.
+
+    Args:
+        pixels: uint8, (height, width) or (height, width, 3).
+
+    Raises:
+        ImageError: they are of another kind, or a side has no or over 65,500 pixels.
+    """
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
     if pixels.dtype != np.uint8 or not is_image:
         raise ImageError(

@@ -1,17 +1,20 @@
-"""Image files to a shard of variants; the work of a process, which loads nothing but this."""
+"""Image files to a shard of variants."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from pipelines.errors import ImageError
 from pipelines.images import decode
-from pipelines.images.codecs import JpegCodec
+from pipelines.images.codecs import JpegCodec, check_pixels
 from pipelines.storage import variants
-from pipelines.storage.manifest import Receipt, Task
+from pipelines.storage.content import KEY, ContentSum
+from pipelines.storage.plan import Receipt, Task
 
 MAX_FILE_BYTES = 512 << 20
 
@@ -32,11 +35,18 @@ class Encoder:
         root: the folder that ids are relative to; an id that is an absolute path stays one.
         codec: how the variants are encoded.
         max_megapixels: an image whose header declares more is refused.
+        is_stored: whether rows hold the images; without, they only say which can be used.
     """
 
     root: Path
     codec: JpegCodec
     max_megapixels: float
+    is_stored: bool = True
+
+    @property
+    def variant_names(self) -> tuple[str, ...]:
+        """Names of the variants that rows hold."""
+        return (variants.ORIGINAL, *self.codec.variant_names) if self.is_stored else ()
 
     def encode(self, name: str, label: int) -> tuple[variants.VariantRow, bool]:
         """Read, decode and encode one image.
@@ -47,13 +57,26 @@ class Encoder:
         Raises:
             ImageError: the file cannot be read or is no image that can be used.
         """
-        data = self._read(self.root / name)
-        pixels = decode.decode_original(data, max_megapixels=self.max_megapixels)
-        versions = (data, *self.codec.encode(pixels))
+        data, pixels = self.read(name)
+        versions = (data, *self.codec.encode(pixels)) if self.is_stored else ()
         row = variants.VariantRow(name, label, hashlib.sha256(data).digest(), versions)
         return row, _has_wrong_extension(name, data)
 
-    def _read(self, path: Path) -> bytes:
+    def read(self, name: str) -> tuple[bytes, np.ndarray]:
+        """Read and decode one image.
+
+        Returns:
+            The file's bytes, and uint8 pixels (height, width) or (height, width, 3).
+
+        Raises:
+            ImageError: the file cannot be read or is no image that can be encoded.
+        """
+        data = self._read_file(self.root / name)
+        pixels = decode.decode_original(data, max_megapixels=self.max_megapixels)
+        check_pixels(pixels)
+        return data, pixels
+
+    def _read_file(self, path: Path) -> bytes:
         try:
             size_bytes = path.stat().st_size
             if size_bytes > MAX_FILE_BYTES:
@@ -65,18 +88,30 @@ class Encoder:
             raise ImageError(f"cannot be read: {error.strerror}") from error
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The images of one shard.
+
+    Attributes:
+        task: the shard.
+        rows: id and label of each.
+        left_out: position and reason of those that are not to be touched.
+    """
+
+    task: Task
+    rows: Sequence[tuple[str, int]]
+    left_out: Mapping[int, str] = field(default_factory=dict)
+
+
 def make_shard(
-    folder: Path,
-    encoder: Encoder,
-    work: tuple[Task, list[tuple[str, int]]],
-    advance: Callable[[int], None],
+    folder: Path, encoder: Encoder, listed: Listed, advance: Callable[[int], None]
 ) -> Receipt:
     """Encode the images of one shard and write it durably.
 
     Args:
         folder: the set's folder.
         encoder: makes the rows.
-        work: the shard, and the id and label of each of its images.
+        listed: the shard and its images.
         advance: called after each image.
 
     Returns:
@@ -85,25 +120,28 @@ def make_shard(
     Raises:
         ShardError: the disk refuses.
     """
-    task, listed = work
     quarantined: list[tuple[str, str]] = []
     num_wrong_extension = 0
+    content = ContentSum(listed.task.split)
 
     def rows() -> Iterator[variants.VariantRow]:
         nonlocal num_wrong_extension
-        for name, label in listed:
+        for i, (name, label) in enumerate(listed.rows):
             try:
+                if i in listed.left_out:
+                    raise ImageError(listed.left_out[i])
                 row, has_wrong_extension = encoder.encode(name, label)
             except ImageError as error:
                 quarantined.append((name, str(error)))
             else:
                 num_wrong_extension += has_wrong_extension
+                content.add(listed.task.start + i, name, label, row.sha256)
                 yield row
             advance(1)
 
-    names = (variants.ORIGINAL, *encoder.codec.variant_names)
-    receipt = variants.write_shard(folder, task, names, rows(), quarantined)
-    return replace(receipt, stats={"num_wrong_extension": num_wrong_extension})
+    receipt = variants.write_shard(folder, listed.task, encoder.variant_names, rows(), quarantined)
+    stats = {"num_wrong_extension": num_wrong_extension, KEY: content.hexdigest()}
+    return replace(receipt, stats=stats)
 
 
 def _has_wrong_extension(name: str, data: bytes) -> bool:

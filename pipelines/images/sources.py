@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.errors import SourceError
+from pipelines.errors import ConfigError, SourceError
 from pipelines.images.folders import Problems, first_few, read_folders, reason_of
 from pipelines.images.lists import (
     LIST_SUFFIXES,
@@ -232,3 +232,17 @@ def _to_table(listing: Listing) -> pa.Table:
             ),
         }
     )
+
+
+def check_apart(workspace_dir: Path, images_dir: Path) -> None:
+    """Refuse a workspace inside its class folders: its own files would be taken for a class.
+
+    Raises:
+        ConfigError: the workspace is the folder of images or lies below it.
+    """
+    workspace_dir, images_dir = workspace_dir.resolve(), images_dir.resolve()
+    if images_dir == workspace_dir or images_dir in workspace_dir.parents:
+        raise ConfigError(
+            f"{workspace_dir}: lies inside its folder of images {images_dir}, where its own files "
+            "would be taken for a class; make the workspace elsewhere"
+        )

@@ -1,0 +1,118 @@
+"""Compress in shares: one after another or at once, they end with the bytes of a single start."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from images import make_class_folders, truncated
+from processes import PROGRAM, tree
+
+from pipelines import compress
+from pipelines.config import CompressConfig
+from pipelines.errors import ManifestError
+from pipelines.execution import inline
+from pipelines.progress import Silent
+from pipelines.storage import locks
+
+NUM_IMAGES, NUM_BAD, NUM_SHARDS = 24, 2, 5
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    make_class_folders(root, num_per_class=NUM_IMAGES // 2)
+    for i, path in enumerate(sorted(root.glob("*/*"))[:NUM_BAD]):
+        path.write_bytes(b"" if i else truncated(path.read_bytes()))
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a single start makes of the images."""
+    workspace = tmp_path_factory.mktemp("whole")
+    run(workspace, images)
+    return tree(workspace)
+
+
+def run(workspace: Path, images: Path, index: int = 0, num: int = 1) -> dict[str, Any]:
+    config = CompressConfig(
+        images=str(images),
+        qualities=(50,),
+        shards=NUM_SHARDS,
+        max_bad_share=0.5,
+        task_index=index,
+        num_tasks=num,
+    )
+    return compress.run(workspace, config, 0, Silent(), inline.open_crew)
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_compress_shares_in_any_order_end_with_the_same_bytes(order, images, whole, tmp_path):
+    for number, index in enumerate(order):
+        summary = run(tmp_path, images, index, 3)
+        assert summary["is_whole"] == (number == 2)
+        assert summary["num_planned_shards"] == NUM_SHARDS
+        assert (tmp_path / "variants/jpeg/manifest.json").exists() == summary["is_whole"]
+    assert (summary["num_shards"], summary["num_quarantined"]) == (NUM_SHARDS, NUM_BAD)
+    assert summary["num_images"] == NUM_IMAGES - NUM_BAD
+    assert tree(tmp_path) == whole
+
+
+def test_compress_share_alone_is_what_is_there_and_not_whole(images, tmp_path):
+    summary = run(tmp_path, images, 1, 3)
+    shards = list((tmp_path / "variants/jpeg").glob("*.parquet"))
+    assert (len(shards), summary["num_shards"], summary["is_whole"]) == (2, 2, False)
+    assert summary["size_bytes"] == sum(path.stat().st_size for path in shards)
+    again = run(tmp_path, images, 1, 3)
+    assert (again["num_resumed_shards"], again["is_whole"]) == (2, False)
+
+
+def test_compress_shares_and_then_all_of_the_work_end_with_the_same_bytes(images, whole, tmp_path):
+    run(tmp_path, images, 1, 2)
+    assert run(tmp_path, images)["num_resumed_shards"] == 2
+    assert tree(tmp_path) == whole
+
+
+def test_compress_more_shares_than_shards_have_nothing_to_do(images, whole, tmp_path):
+    found = [run(tmp_path, images, index, 7) for index in range(7)]
+    assert [summary["is_whole"] for summary in found] == [False] * 4 + [True] * 3
+    assert tree(tmp_path) == whole
+
+
+def test_compress_share_goes_beside_others_of_as_many_alone(images, tmp_path):
+    refused = {
+        (0, 1): "another command is at work here",
+        (0, 2): "another command is at work here",
+        (1, 3): "share 1-of-3 was asked for, and share 0-of-2 is at work",
+    }
+    with locks.hold(tmp_path / "variants/jpeg", share="0-of-2"):
+        for (index, num), words in refused.items():
+            with pytest.raises(ManifestError, match=rf"{words} \(\.lock\.0-of-2: pid "):
+                run(tmp_path, images, index, num)
+        assert run(tmp_path, images, 1, 2)["num_shards"] == 2
+
+
+def test_compress_shares_at_once_end_with_the_same_bytes(images, whole, tmp_path):
+    (tmp_path / "bottleneck.toml").write_text(
+        f"[compress]\nimages = '{images}'\nqualities = [50]\nshards = {NUM_SHARDS}\n"
+        "max_bad_share = 0.5\nworkers = 1\n"
+    )
+    shares = [["--task-index", str(index), "--num-tasks", "3"] for index in range(3)]
+    starts = [
+        subprocess.Popen(
+            [PROGRAM, "compress", "-C", str(tmp_path), *share],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for share in shares
+    ]
+    for start in starts:
+        with start:
+            _, errors = start.communicate(timeout=120)
+        assert start.returncode == 0, errors
+    assert tree(tmp_path, (".lock", "bottleneck.toml")) == whole
