@@ -2,166 +2,204 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import ExtractConfig
-from pipelines.errors import ManifestError
-from pipelines.execution import devices
-from pipelines.execution.tasks import Output
-from pipelines.extraction import cut_check, job
-from pipelines.extraction.cut_check import CutCheck
-from pipelines.extraction.inputs import CachedNode, Images, Source
-from pipelines.extraction.plans import MEND, Settings, Target
-from pipelines.images import preprocess
-from pipelines.networks import backbones, blocks, forward, models, nodes
+from pipelines.compression import sets
+from pipelines.compression.plans import Asked
+from pipelines.config import CompressConfig, ExtractConfig
+from pipelines.errors import ConfigError
+from pipelines.execution import local, shares
+from pipelines.execution.engine import Engine
+from pipelines.execution.shares import Share
+from pipelines.extraction import finished, job, network, origins, summary
+from pipelines.extraction.crews import Places, manned
+from pipelines.extraction.origins import Opened
+from pipelines.extraction.plans import Settings, Target
+from pipelines.extraction.times import Times
+from pipelines.images.encode import Encoder
+from pipelines.networks import backbones, models
 from pipelines.progress import Progress
-from pipelines.storage import existing, locks, variants
-from pipelines.storage.cache import FeatureCache, find_folder
-from pipelines.storage.fingerprint import check_same, digest
-from pipelines.storage.layout import FORMAT_VERSION, Layout
+from pipelines.storage import locks, variants
+from pipelines.storage.cache import find_folder
 from pipelines.storage.manifest import ShardFolder
-
-VARIANTS_DIR = Path("variants") / "jpeg"
-# What a chained cache takes over from the one it starts from: what its images went through.
-_FROM_SOURCE = ("variants", "variants_sha256", "protocol")
 
 
 def run(
-    workspace_dir: Path, config: ExtractConfig, seed: int, progress: Progress
+    workspace_dir: Path,
+    config: ExtractConfig,
+    seed: int,
+    progress: Progress,
+    engine: Engine = local.open_crew,
+    compress_config: CompressConfig | None = None,
 ) -> dict[str, Any]:
-    """Make the caches of one or more nodes in one pass, going on where an earlier run stopped.
+    """Make the caches of one or more nodes, or a share of them, going on where a start stopped.
+
+    Args:
+        workspace_dir: holds variants and caches.
+        config: the settings.
+        seed: of random weights, and of splits where variants are made on the fly.
+        progress: told about the images.
+        engine: does the work.
+        compress_config: says which images, and how, where variants are made on the fly.
 
     Returns:
-        The summary: stage, num_images, num_quarantined, num_shards, size_bytes, seconds,
-        num_resumed_shards, images_per_s (of this start, None where nothing was left); nodes:
+        The summary: stage, num_images, num_quarantined, num_shards, num_planned_shards, size_bytes,
+        seconds, num_resumed_shards, num_other_shards (that other shares made meanwhile), is_whole;
+        of this start, None where nothing was left:
+        images_per_s, device (shares of its time: busy, wait_decode, wait_disk, wait_write),
+        num_workers; on_the_fly (check_s, variants_s, in processor seconds; None without); nodes:
         name -> density, encoding, reason, dtype, format, size_bytes, num_branches, shape,
         clipped_share (uint8), cut_check (None where there was none).
 
     Raises:
-        ConfigError: an unknown backbone or branch.
+        ConfigError: an unknown backbone, branch, device or share.
         NodeError: a node is no valid cut, or does not lie behind the one to start from.
         WeightsError: the weights are missing or do not fit.
         ManifestError: there are no variants, or a cache of the node has other settings.
         FeatureError: an activation cannot be stored, or the cut changes the network's scores.
         ShardError: a shard is damaged, or the disk refuses.
+        WorkerError: workers cannot start, or die again and again.
     """
     started = time.monotonic()
-    path = _origin_path(workspace_dir, config)
+    share = shares.choose(config.task_index, config.num_tasks)
+    call = _Call(workspace_dir, config, seed, progress, engine, share)
+    encoder = _list_images(call, compress_config) if config.on_the_fly else None
+    check_s = time.monotonic() - started
+    path = _origin_path(call)
     with locks.reading(path) as marks:
-        origin = _open_origin(path, config)
-        asked = _asked_fingerprint(origin, workspace_dir, config, seed)
-        outputs = _finished(workspace_dir / config.features_dir, config, asked, origin.num_images)
-        held, rate = sum(len(output.receipts) for output in outputs), None
-        if not outputs:
-            extraction = _prepare(origin, workspace_dir, config, asked)
-            begun = time.monotonic()
-            done = job.fill(
-                extraction.source,
-                extraction.targets,
-                extraction.run_forward,
-                _settings(config),
-                progress,
-                extraction.check,
-                marks,
-            )
-            outputs, held = done.outputs, done.num_resumed_shards
-            rate = round(done.num_images / (time.monotonic() - begun), 3) or None
+        opened = _open_origin(call, path, encoder)
+        done, of_this_start = _fill(call, opened, marks)
+    made_s = {"check_s": round(check_s, 3), "variants_s": round(done.times.variants_s, 3)}
     return {
         "stage": "extract",
-        "num_images": origin.num_images,
-        "num_quarantined": origin.num_quarantined,
-        "num_shards": sum(len(output.receipts) for output in outputs),
-        "size_bytes": sum(_size_bytes(output) for output in outputs),
+        "num_images": opened.num_images,
+        "num_quarantined": opened.num_quarantined,
+        "num_shards": sum(len(output.receipts) for output in done.outputs),
+        "num_planned_shards": sum(len(output.plan.tasks) for output in done.outputs),
+        "size_bytes": sum(map(summary.size_bytes, done.outputs)),
         "seconds": round(time.monotonic() - started, 3),
-        "num_resumed_shards": held,
-        "images_per_s": rate,
-        "nodes": {str(output.plan.details["node"]): _summary(output) for output in outputs},
+        "num_resumed_shards": done.num_resumed_shards,
+        "num_other_shards": sum(output.num_from_others for output in done.outputs),
+        "is_whole": done.is_whole,
+        **of_this_start,
+        "on_the_fly": made_s if config.on_the_fly else None,
+        "nodes": {str(o.plan.details["node"]): summary.of_cache(o) for o in done.outputs},
     }
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """Where the inputs come from: the variants, or the cache of a node in front.
+class _Call:
+    """What a start was called with."""
 
-    Attributes:
-        path: the folder that is read.
-        opened: the variants or the cache.
-        branches: that are run.
-        identity: its part of the fingerprint.
-        num_images: that can be used.
-        num_quarantined: that cannot.
-    """
+    workspace_dir: Path
+    config: ExtractConfig
+    seed: int
+    progress: Progress
+    engine: Engine
+    share: Share
 
-    path: Path
-    opened: variants.VariantSet | FeatureCache
-    branches: tuple[str, ...]
-    identity: Mapping[str, Any]
-    num_images: int
-    num_quarantined: int
+    @property
+    def features_dir(self) -> Path:
+        return self.workspace_dir / self.config.features_dir
 
-
-def _origin_path(workspace_dir: Path, config: ExtractConfig) -> Path:
-    if not config.from_node:
-        return workspace_dir / VARIANTS_DIR
-    return find_folder(workspace_dir / config.features_dir, config.from_node)
+    @property
+    def weights(self) -> str:
+        return models.weights_path(self.workspace_dir, self.config.weights)
 
 
-def _open_origin(path: Path, config: ExtractConfig) -> _Origin:
-    if not config.from_node:
-        found = variants.open_set(path, config.branches)
-        identity = {
-            "variants": found.plan.fingerprint,
-            # Settings do not tell which images could be used: one that was mended moves all rows.
-            "variants_sha256": digest([receipt.sha256 for receipt in found.receipts]),
-        }
-        num_images = sum(found.num_rows().values())
-        return _Origin(
-            found.folder, found, found.names, identity, num_images, found.num_quarantined
-        )
-    cache = FeatureCache(path)
-    made = cache.fingerprint
-    if made["backbone"] != config.backbone:
-        raise ManifestError(
-            f"{cache.path}: made with {made['backbone']}, this run asks for {config.backbone}; "
-            "start from a node of the same network"
-        )
-    identity = {
-        **{key: made[key] for key in _FROM_SOURCE if key in made},
-        "from_node": {
-            "node": cache.node,
-            "dtype": cache.layout.dtype,
-            "sha256": digest([receipt.sha256 for receipt in cache.receipts]),
-            **({"from_node": made["from_node"]} if "from_node" in made else {}),
-        },
+def _list_images(call: _Call, config: CompressConfig | None) -> Encoder:
+    """Find out which images can be used, without storing variants; returns what makes these."""
+    if call.config.from_node:
+        raise ConfigError("on-the-fly and from-node: choose one to start from", is_usage=True)
+    if config is None:
+        raise ValueError("on_the_fly needs the settings of compress")
+    asked = Asked.from_settings(config.model_dump(), call.seed, is_stored=False)
+    way = sets.Way(call.engine, config.workers, config.hang_timeout)
+    set_dir = call.workspace_dir / variants.LISTED_DIR
+    with locks.planning(set_dir.parent, call.progress.say):  # one share does it for all
+        made = sets.make(call.workspace_dir, set_dir, asked, way, call.progress)
+    return dataclasses.replace(made.encoder, is_stored=True)
+
+
+def _origin_path(call: _Call) -> Path:
+    if call.config.on_the_fly:
+        return call.workspace_dir / variants.LISTED_DIR
+    if not call.config.from_node:
+        return call.workspace_dir / variants.STORED_DIR
+    return find_folder(call.features_dir, call.config.from_node)
+
+
+def _open_origin(call: _Call, path: Path, encoder: Encoder | None) -> Opened:
+    if call.config.from_node:
+        return origins.open_node(path, call.config.branches, call.config.backbone)
+    return origins.open_images(path, call.config.branches, encoder)
+
+
+def _fill(
+    call: _Call, opened: Opened, marks: Sequence[locks.Lock]
+) -> tuple[job.Done, dict[str, Any]]:
+    """Fill the caches, unless they are whole; returns what is said of this start alone, too."""
+    config = call.config
+    named = finished.names(call.features_dir, config.node, config.backbone)
+    asked = _asked(call, opened, named)
+    outputs = finished.find(call.features_dir, named, asked, config.overwrite)
+    if outputs and finished.are_checked(outputs, config.check_images, opened.num_images):
+        held = sum(len(output.receipts) for output in outputs)
+        nothing = {"images_per_s": None, "device": None, "num_workers": None}
+        return job.Done(outputs, held, 0, True, Times()), nothing
+    places = Places(config.devices, config.workers, config.threads, config.hang_timeout)
+    work, rows = _work(call, opened, asked), opened.num_rows()
+    with manned(call.engine, work, places, rows, call.progress.say) as crew:
+        begun = time.monotonic()
+        way = job.Way(config.check_images, call.share, marks, config.workers)
+        targets = _targets(call, opened, asked, crew.facts)
+        done = job.fill(opened, targets, crew.crew, _settings(config), way, call.progress)
+        seconds = time.monotonic() - begun
+    return done, {
+        "images_per_s": round(done.num_images / seconds, 3) or None,
+        "device": done.times.shares(),
+        "num_workers": crew.num_workers,
     }
-    num_images = sum(cache.num_rows(split) for split in cache.splits)
-    return _Origin(
-        cache.path, cache, cache.choose_branches(config.branches), identity, num_images, 0
-    )
 
 
-def _asked_fingerprint(
-    origin: _Origin, workspace_dir: Path, config: ExtractConfig, seed: int
-) -> dict[str, Any]:
+def _asked(call: _Call, opened: Opened, named: Sequence[str]) -> dict[str, Any]:
     """Return the part of the fingerprint that is known before TensorFlow is loaded."""
-    weights = models.weights_path(workspace_dir, config.weights)
+    config, batch_size = call.config, call.config.batch_size
+    if batch_size is None and not config.overwrite:
+        batch_size = finished.planned_batch_size(call.features_dir, named)
     return {
-        **origin.identity,
-        "branches": list(origin.branches),
+        **opened.identity,
+        "branches": list(opened.branches),
         "backbone": config.backbone,
-        **backbones.weights_identity(config.backbone, weights),
-        **({"weights_seed": seed} if config.weights == "none" else {}),
+        **backbones.weights_identity(config.backbone, call.weights),
+        **({"weights_seed": call.seed} if config.weights == "none" else {}),
+        **({"batch_size": batch_size} if batch_size else {}),
         "dtype": config.dtype,
         "encoding": config.encoding,
         "format": config.format,
-        "batch_size": config.batch_size,
         "shards": config.shards,
         "shard_bytes": config.shard_size,
+        "profile": {"precision": config.precision, "threads": config.threads},
     }
+
+
+def _work(call: _Call, opened: Opened, asked: Mapping[str, Any]) -> network.Job:
+    return network.Job(
+        backbone=call.config.backbone,
+        weights=call.weights,
+        # As train-tail will load it: a seed that the fingerprint lacks must decide no weight.
+        weights_seed=asked.get("weights_seed", 0),
+        nodes=tuple(call.config.node),
+        origin=opened.origin,
+        batch_size=asked.get("batch_size", 0),
+        precision=call.config.precision,
+        threads=call.config.threads,
+    )
 
 
 def _settings(config: ExtractConfig) -> Settings:
@@ -169,153 +207,35 @@ def _settings(config: ExtractConfig) -> Settings:
         config.dtype,
         config.encoding,
         config.format,
-        config.batch_size,
         config.shards,
         config.shard_size,
         config.overwrite,
     )
 
 
-def _finished(
-    features_dir: Path, config: ExtractConfig, asked: Mapping[str, Any], num_images: int
-) -> list[Output]:
-    """Find the asked caches if all are whole, checked and made with the asked settings."""
-    found = []
-    names = config.node or existing.names_of_default(features_dir, config.backbone)
-    for name in names:
-        folder = existing.existing_folder(features_dir, name)
-        plan = existing.read_plan(folder, config.overwrite) if folder else None
-        if folder is None or plan is None:
-            return []
-        if plan.format_version < FORMAT_VERSION and not config.overwrite:
-            raise ManifestError(
-                f"{folder.path}: format version {plan.format_version}, this program writes "
-                f"{FORMAT_VERSION}; train on it as it is, or make it anew with --overwrite"
-            )
-        compared = {*asked, "from_node"}
-        made = {key: value for key, value in plan.fingerprint.items() if key in compared}
-        if not config.overwrite:
-            check_same(made, asked, folder.path, MEND)
-        output = Output(folder, plan)
-        is_whole = folder.is_finished(plan) and not output.missing()
-        is_checked = cut_check.is_checked(folder, config.check_images, num_images)
-        if not is_whole or not is_checked or made != asked:
-            return []
-        found.append(output)
-    return found
-
-
-@dataclass(frozen=True)
-class _Extraction:
-    """What fills the caches."""
-
-    source: Source
-    targets: list[Target]
-    run_forward: Any
-    check: CutCheck
-
-
-def _prepare(
-    origin: _Origin, workspace_dir: Path, config: ExtractConfig, asked: Mapping[str, Any]
-) -> _Extraction:
-    """Load the network, cut it, compile its parts."""
-    profile = devices.configure()
-    # As train-tail will load it: a seed that the fingerprint lacks must not decide any weight.
-    weights = models.weights_path(workspace_dir, config.weights)
-    backbone = backbones.load(config.backbone, weights, asked.get("weights_seed", 0))
-    chosen = _choose_nodes(backbone, config.node)
-    protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)
-    size = (config.batch_size, len(origin.branches))
-    source: Source
-    if isinstance(origin.opened, FeatureCache):
-        if backbone.weights_sha256 != origin.opened.fingerprint["weights_sha256"]:
-            raise ManifestError(
-                f"{origin.path}: made with other weights than {config.weights} has now; "
-                "start from a cache of the same weights"
-            )
-        start = nodes.find_node(backbone.name, backbone.model, origin.opened.node)
-        source = CachedNode(origin.opened, origin.branches)
-        part = nodes.between(backbone.model, start, chosen)
-        batch = forward.Batch(*size, start.shape, None)
-        whole = nodes.to_decision(backbone.model, start)
-    else:
-        source = Images(origin.opened, protocol)
-        part = nodes.front(backbone.model, chosen)
-        batch = forward.Batch(*size, (protocol.size, protocol.size, 3), protocol)
-        whole = nodes.to_decision(backbone.model)
+def _targets(
+    call: _Call, opened: Opened, asked: Mapping[str, Any], facts: network.Facts
+) -> list[Target]:
+    """Say what the caches are to be, now that the network is known."""
     fingerprint = {
-        "protocol": protocol.describe(),
+        "protocol": facts.protocol.describe(),
         **asked,
-        "weights_sha256": backbone.weights_sha256,
-        "profile": profile,
+        "weights_sha256": facts.weights_sha256,
+        "profile": facts.profile,
+        "batch_size": facts.batch_size,
     }
-    targets = [
+    return [
         Target(
-            ShardFolder(workspace_dir / config.features_dir / node.name),
+            ShardFolder(call.features_dir / node.name),
             node.shape,
             {**fingerprint, "node": node.name},
             {
                 "node": node.name,
-                "weights": models.kept_weights(workspace_dir, weights),
-                "blocks": list(blocks.blocks_behind(backbone.name, backbone.model, node)),
-                "feeds_decision": node.name == _default_node(backbone),
-                **source.published(),
+                "weights": models.kept_weights(call.workspace_dir, call.weights),
+                "blocks": list(node.blocks),
+                "feeds_decision": node.feeds_decision,
+                **opened.published,
             },
         )
-        for node in chosen
+        for node in facts.nodes
     ]
-    classifier = nodes.classifier(backbone.model)
-    behind = [
-        forward.build_scores(
-            nodes.to_decision(backbone.model, node),
-            *classifier,
-            forward.Batch(*size, node.shape, None),
-        )
-        for node in chosen
-    ]
-    check = CutCheck(
-        source,
-        forward.build_scores(whole, *classifier, batch),
-        behind,
-        config.check_images,
-        config.batch_size,
-    )
-    run_forward = forward.build(part, [node.name for node in chosen], batch)
-    return _Extraction(source, targets, run_forward, check)
-
-
-def _default_node(backbone: backbones.Backbone) -> str:
-    """Return the node that the decision layer reads, where the thesis's first run starts."""
-    return str(blocks.list_blocks(backbone.name, backbone.model)[-1].input_node)
-
-
-def _choose_nodes(backbone: backbones.Backbone, asked: Sequence[str]) -> list[nodes.Node]:
-    if not asked:
-        asked = [_default_node(backbone)]
-    found = [nodes.find_node(backbone.name, backbone.model, name) for name in asked]
-    return list({node.name: node for node in found}.values())
-
-
-def _size_bytes(output: Output) -> int:
-    return sum(receipt.size_bytes for receipt in output.receipts.values())
-
-
-def _summary(output: Output) -> dict[str, Any]:
-    details = output.plan.details
-    layout = Layout.from_json(details, output.plan.format_version)
-    receipts = output.receipts.values()
-    num_values = sum(receipt.stats["num_values"] for receipt in receipts)
-    clipped = sum(receipt.stats.get("num_clipped", 0) for receipt in receipts)
-    is_uint8 = layout.dtype == "uint8"
-    return {
-        "density": round(sum(r.stats["nnz"] for r in receipts) / max(1, num_values), 6),
-        "encoding": layout.encoding,
-        "reason": details.get("probe", {}).get("reason"),
-        "dtype": layout.dtype,
-        "format": layout.format,
-        "size_bytes": _size_bytes(output),
-        "num_branches": len(layout.branches),
-        "shape": list(layout.shape),
-        "clipped_share": round(clipped / max(1, num_values), 9) if is_uint8 else None,
-        "cut_check": output.folder.read_cut_check(),
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,11 @@ import pytest
 from images import write_jpeg, write_png
 
 from pipelines.config import CompressConfig, ExtractConfig
+from pipelines.execution import devices, inline
 from pipelines.progress import Silent
 
 NUM_PER_CLASS = 10
+NUM_THREADS = ExtractConfig().threads
 BATCH_SIZE = 4  # divides no shard of the workspace: every last batch is padded
 
 
@@ -39,6 +42,16 @@ class Notes(Silent):
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads_of_extract() -> Iterator[None]:
+    """Give TensorFlow in this process the threads that extract asks for, whoever begins with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "num_cores", lambda: NUM_THREADS)
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            patch.setenv(name, str(NUM_THREADS))  # where a test begins without asking
+        yield
 
 
 @pytest.fixture
@@ -75,7 +88,7 @@ def extracted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Extract
     workspace = tmp_path_factory.mktemp("extracted")
     (workspace / "bottleneck.toml").write_text("")
     images = CompressConfig(images=str(photos), qualities=(10, 50), shards=5)
-    compress.run(workspace, images, 0, Silent())
+    compress.run(workspace, images, 0, Silent(), inline.open_crew)
     config = ExtractConfig(
         backbone="efficientnet_lite0",
         node=("avg_pool", "block7a_expand_activation"),
@@ -83,7 +96,9 @@ def extracted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Extract
         batch_size=BATCH_SIZE,
         shards=5,
     )
-    return Extracted(workspace, config, extract.run(workspace, config, 0, Silent()))
+    return Extracted(
+        workspace, config, extract.run(workspace, config, 0, Silent(), inline.open_crew)
+    )
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ Two nodes in one pass: `front`, whose maps are mostly zeros, and `pool` behind i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,13 @@ from unittest import mock
 
 import numpy as np
 
+from pipelines.errors import DeviceLostError
+from pipelines.execution.engine import CrewSettings, Engine
+from pipelines.execution.inline import open_crew
 from pipelines.extraction import job
-from pipelines.extraction.cut_check import CutCheck
+from pipelines.extraction.device import Network, Scores
+from pipelines.extraction.extractor import Extractor
+from pipelines.extraction.feeding import Ahead
 from pipelines.extraction.inputs import Inputs
 from pipelines.extraction.plans import Settings, Target
 from pipelines.progress import Progress, Silent
@@ -61,7 +68,6 @@ class MadeUp:
     """
 
     branches = BRANCHES
-    num_quarantined = 0
     name = "images"
 
     def __init__(self, extract: Extract, spoiled: Mapping[str, float] | None = None) -> None:
@@ -78,9 +84,6 @@ class MadeUp:
             yield Inputs(
                 [f"{split}/{n:03d}" for n in numbers], [n % _NUM_CLASSES for n in numbers], load
             )
-
-    def published(self) -> dict[str, Any]:
-        return {"classes": list("abc"), "split_note": ""}
 
     def _load(self, split: str, numbers: range, batch_size: int) -> np.ndarray:
         images = np.zeros((batch_size, len(BRANCHES), _SIDE), np.float32)
@@ -112,12 +115,81 @@ def scores_of_images(images: np.ndarray) -> np.ndarray:
     return scores_of_pool(run_forward(images)[1])
 
 
+@dataclass(frozen=True)
+class MadeUpNetwork:
+    """A job for an engine: the made-up images through the made-up network.
+
+    Attributes:
+        extract: the settings.
+        spoiled: see `MadeUp`.
+        threads: that make inputs ready; 0 for none, nor any that writes: they survive no fork.
+        in_flight: batches on the made-up device at once.
+    """
+
+    extract: Extract
+    spoiled: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    threads: int = 0
+    in_flight: int = 1
+    whole: Scores = dataclasses.field(default_factory=lambda: scores_of_images)
+    behind: Sequence[Scores] = dataclasses.field(default_factory=lambda: BEHIND)
+
+    def open(self) -> Extractor:
+        network = Network(
+            list(SHAPES),
+            run_forward,
+            self.whole,
+            self.behind,
+            self.extract.batch_size,
+            self.in_flight,
+        )
+        source = MadeUp(self.extract, self.spoiled)
+        return Extractor(source, network, Ahead(self.threads, 1000))
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """The same job in a process of its own, where nothing is patched.
+
+    Attributes:
+        network: the job.
+        deaths: a file that says how often a process dies in the middle of a batch, and by what:
+            "2 kill" or "1 lose", for instance.
+    """
+
+    network: MadeUpNetwork
+    deaths: Path | None = None
+
+    def open(self) -> Extractor:
+        probe._GROUP_BYTES = self.network.extract.group_bytes
+        found = self.network.open()
+        return dataclasses.replace(
+            found, network=dataclasses.replace(found.network, run_forward=self._run_forward)
+        )
+
+    def _run_forward(self, images: np.ndarray) -> list[np.ndarray]:
+        if self.deaths:
+            left, how = self.deaths.read_text().split()
+            if int(left) and np.any(images):  # nothing but zeros only warms up
+                self.deaths.write_text(f"{int(left) - 1} {how}")
+                if how == "lose":
+                    raise DeviceLostError("the device fell off")
+                os.kill(os.getpid(), signal.SIGKILL)
+        return run_forward(images)
+
+
+BEHIND = (scores_of_front, scores_of_pool)
+PUBLISHED = {"classes": list("abc"), "split_note": ""}
+WAY = job.Way(check_images=4)
+
+
 def fill(
     features_dir: Path,
     extract: Extract,
     progress: Progress | None = None,
     spoiled: Mapping[str, float] | None = None,
     made_with: Mapping[str, Any] | None = None,
+    way: job.Way = WAY,
+    engine: Engine = open_crew,
 ) -> job.Done:
     """Make the caches of both nodes below `features_dir`, or go on with them.
 
@@ -127,8 +199,10 @@ def fill(
         progress: told about the images.
         spoiled: activations of some images.
         made_with: what the fingerprint says instead.
+        way: how the work is done.
+        engine: does it; gets no slots.
     """
-    source = MadeUp(extract, spoiled)
+    work = MadeUpNetwork(extract, spoiled or {})
     made_from = {**dataclasses.asdict(extract), "backbone": "made_up", **(made_with or {})}
     del made_from["overwrite"]
     targets = [
@@ -136,7 +210,7 @@ def fill(
             ShardFolder(features_dir / node),
             shape,
             {**made_from, "node": node},
-            {"node": node, "feeds_decision": node == "pool", **source.published()},
+            {"node": node, "feeds_decision": node == "pool", **PUBLISHED},
         )
         for node, shape in SHAPES.items()
     ]
@@ -144,15 +218,16 @@ def fill(
         dtype=extract.dtype,
         encoding=extract.encoding,
         format=extract.format,
-        batch_size=extract.batch_size,
         shards=extract.shards,
         shard_bytes=1 << 20,
         overwrite=extract.overwrite,
     )
-    behind = [scores_of_front, scores_of_pool]
-    check = CutCheck(source, scores_of_images, behind, 4, extract.batch_size)
-    with mock.patch.object(probe, "_GROUP_BYTES", extract.group_bytes):
-        return job.fill(source, targets, run_forward, settings, progress or Silent(), check)
+    source = MadeUp(extract)
+    with (
+        mock.patch.object(probe, "_GROUP_BYTES", extract.group_bytes),
+        engine(work, CrewSettings(())) as crew,
+    ):
+        return job.fill(source, targets, crew, settings, way, progress or Silent())
 
 
 @dataclass(frozen=True)
@@ -184,9 +259,14 @@ def read_all(folder: Path) -> Content:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of every file below a folder, but not of locks."""
+    """Return the bytes of every file below a folder, but not of locks.
+
+    Nor those that a killed check of the disk has left, which stay for a minute.
+    """
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".lock")
+        if path.is_file()
+        and not path.name.startswith(".lock")
+        and not path.parent.name.startswith(".disk.")
     }

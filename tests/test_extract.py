@@ -10,6 +10,8 @@ from caches import lite0, read_split
 from conftest import BATCH_SIZE
 
 from pipelines import extract
+from pipelines.execution import inline
+from pipelines.execution.threads import num_cores
 from pipelines.images import decode, preprocess
 from pipelines.images.codecs import decode_variant
 from pipelines.progress import Silent
@@ -22,7 +24,7 @@ MAPS = "block7a_expand_activation"
 
 def run(workspace, extracted, seed=0, progress=None, **changed):
     config = extracted.config.model_copy(update=changed)
-    return extract.run(workspace, config, seed, progress or Silent())
+    return extract.run(workspace, config, seed, progress or Silent(), inline.open_crew)
 
 
 def inputs_of(workspace, split, branch, ids):
@@ -43,11 +45,17 @@ def plan_of(workspace, node):
 def test_extract_summary_has_the_contracts_keys(extracted):
     summary = extracted.summary
     assert list(summary) == [
-        *("stage", "num_images", "num_quarantined", "num_shards", "size_bytes", "seconds"),
-        *("num_resumed_shards", "images_per_s", "nodes"),
+        *("stage", "num_images", "num_quarantined", "num_shards", "num_planned_shards"),
+        *("size_bytes", "seconds", "num_resumed_shards", "num_other_shards", "is_whole"),
+        *("images_per_s", "device", "num_workers", "on_the_fly", "nodes"),
     ]
     assert (summary["stage"], summary["num_images"], summary["num_shards"]) == ("extract", 40, 10)
     assert (summary["num_quarantined"], summary["num_resumed_shards"]) == (0, 0)
+    assert (summary["num_planned_shards"], summary["is_whole"]) == (10, True)
+    assert (summary["num_workers"], summary["on_the_fly"]) == (num_cores() // 2 or 1, None)
+    assert list(summary["device"]) == ["busy", "wait_decode", "wait_disk", "wait_write"]
+    assert sum(summary["device"].values()) == pytest.approx(1, abs=1e-3)
+    assert summary["device"]["busy"] > 0.1
     pool, maps = summary["nodes"]["avg_pool"], summary["nodes"][MAPS]
     assert list(pool) == [
         *("density", "encoding", "reason", "dtype", "format", "size_bytes", "num_branches"),

@@ -15,6 +15,7 @@ from processes import bottleneck, kill_when, modules_loaded_by, tree
 from pipelines import compress, extract, train_tail
 from pipelines.config import CompressConfig, TrainTailConfig
 from pipelines.errors import ConfigError, ManifestError, NodeError, ShardError, WeightsError
+from pipelines.execution import inline
 from pipelines.extraction import plans
 from pipelines.progress import Silent
 from pipelines.storage.cache import FeatureCache
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def run(workspace, extracted, seed=0, progress=None, **changed):
     config = extracted.config.model_copy(update=changed)
-    return extract.run(workspace, config, seed, progress or Silent())
+    return extract.run(workspace, config, seed, progress or Silent(), inline.open_crew)
 
 
 def plan_of(workspace, node):
@@ -112,6 +113,8 @@ def test_extract_started_again_has_nothing_to_do_and_loads_no_tensorflow(workspa
         ({"shard_size": 7}, "shard_bytes 128000000, now 7"),
         ({"encoding": "dense"}, "encoding auto, now dense"),
         ({"format": "tfrecord"}, "format parquet, now tfrecord"),
+        ({"threads": 3}, r"profile\.threads 2, now 3"),
+        ({"precision": "mixed_float16"}, r"profile\.precision float32, now mixed_float16"),
     ],
 )
 def test_extract_other_settings_raise_naming_the_difference(
@@ -123,9 +126,21 @@ def test_extract_other_settings_raise_naming_the_difference(
     assert tree(workspace / "features") == before
 
 
-def test_extract_other_number_of_checked_images_is_no_other_setting(extracted, workspace):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"check_images": 0},
+        {"workers": 1, "hang_timeout": 0},
+        {"devices": "cpu"},
+        {"task_index": 1, "num_tasks": 2},
+        {"batch_size": None},
+    ],
+)
+def test_extract_other_ways_of_working_are_no_other_settings(extracted, workspace, changed):
     before = tree(workspace / "features")
-    assert run(workspace, extracted, check_images=0)["num_resumed_shards"] == 10
+    summary = run(workspace, extracted, **changed)
+    assert (summary["num_resumed_shards"], summary["is_whole"]) == (10, True)
+    assert (summary["images_per_s"], summary["device"], summary["num_workers"]) == (None,) * 3
     assert tree(workspace / "features") == before
 
 
@@ -143,7 +158,7 @@ def test_extract_beside_a_cache_of_version_1_leaves_it(extracted, workspace):
 
 def test_extract_after_variants_made_anew_raises_naming_them(extracted, photos, workspace):
     images = CompressConfig(images=str(photos), qualities=(10, 90), shards=5, overwrite=True)
-    compress.run(workspace, images, 0, Silent())
+    compress.run(workspace, images, 0, Silent(), inline.open_crew)
     with pytest.raises(ManifestError, match=r"variants\.codec\.qualities 10,50, now 10,90"):
         run(workspace, extracted)
 
@@ -156,11 +171,22 @@ def test_extract_after_an_image_was_changed_and_compressed_anew_raises(
     shutil.copy(second, first)
     shutil.rmtree(workspace / "variants")
     images = CompressConfig(images=str(changed), qualities=(10, 50), shards=5)
-    compress.run(workspace, images, 0, Silent())
+    compress.run(workspace, images, 0, Silent(), inline.open_crew)
     plans = [p / "variants" / "jpeg" / "plan.json" for p in (workspace, extracted.path)]
     assert plans[0].read_bytes() == plans[1].read_bytes(), "settings alone would not tell"
-    with pytest.raises(ManifestError, match=r"made with variants_sha256 \w+, now"):
+    with pytest.raises(ManifestError, match=r"made with images_sha256 \w+, now"):
         run(workspace, extracted)
+
+
+def test_extract_after_variants_were_cut_into_other_shards_has_nothing_to_do(
+    extracted, photos, workspace
+):
+    shutil.rmtree(workspace / "variants")
+    images = CompressConfig(images=str(photos), qualities=(10, 50), shards=9)
+    assert compress.run(workspace, images, 0, Silent(), inline.open_crew)["num_shards"] == 9
+    before = tree(workspace / "features")
+    assert run(workspace, extracted)["num_resumed_shards"] == 10
+    assert tree(workspace / "features") == before
 
 
 @pytest.mark.slow

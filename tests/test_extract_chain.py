@@ -15,6 +15,7 @@ from processes import modules_loaded_by, tree
 from pipelines import extract
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError, ManifestError, NodeError
+from pipelines.execution import inline
 from pipelines.progress import Silent
 from pipelines.storage.cache import FeatureCache
 
@@ -25,7 +26,7 @@ BEHIND = "block7a_project_bn"
 def run(workspace: Path, progress=None, **changed):
     kind = {"dtype": "float32", "batch_size": BATCH_SIZE, "shards": 5, "from_node": MAPS}
     config = ExtractConfig(backbone="efficientnet_lite0", **{**kind, **changed})
-    return extract.run(workspace, config, 0, progress or Silent())
+    return extract.run(workspace, config, 0, progress or Silent(), inline.open_crew)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_extract_from_node_cache_knows_what_it_was_made_from(extracted, chained)
     made, direct = (plan["fingerprint"] for plan in plans)
     assert made["from_node"]["node"] == MAPS
     assert made["from_node"]["dtype"] == start["details"]["dtype"] == "float32"
-    for key in ("variants", "variants_sha256", "protocol", "weights_sha256", "branches"):
+    for key in ("variants", "images_sha256", "protocol", "weights_sha256", "branches"):
         assert made[key] == direct[key]
     for key in ("classes", "split_note", "blocks", "weights", "feeds_decision"):
         assert plans[0]["details"][key] == plans[1]["details"][key]
@@ -145,7 +146,13 @@ def test_extract_from_node_of_another_network_raises(workspace):
     with pytest.raises(
         ManifestError, match="made with efficientnet_lite0, this run asks for vgg16"
     ):
-        extract.run(workspace, ExtractConfig(backbone="vgg16", from_node=MAPS), 0, Silent())
+        extract.run(
+            workspace,
+            ExtractConfig(backbone="vgg16", from_node=MAPS),
+            0,
+            Silent(),
+            inline.open_crew,
+        )
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -14,6 +14,7 @@ from processes import bottleneck
 from pipelines import compress, evaluate, extract, train_tail
 from pipelines.config import CompressConfig, EvalConfig, ExtractConfig, TrainTailConfig
 from pipelines.errors import ManifestError, TrainingError
+from pipelines.execution import inline
 from pipelines.images import preprocess
 from pipelines.networks import models
 from pipelines.progress import Silent
@@ -143,9 +144,9 @@ def thousand(tmp_path_factory):
     right = found == labels
     (workspace / "bottleneck.toml").write_text("")
     images = CompressConfig(images=str(workspace / "images.csv"), qualities=(50,))
-    compress.run(workspace, images, 0, Silent())
+    compress.run(workspace, images, 0, Silent(), inline.open_crew)
     config = ExtractConfig(backbone="efficientnet_lite0", node=("avg_pool",), dtype="float32")
-    extract.run(workspace, config, 0, Silent())
+    extract.run(workspace, config, 0, Silent(), inline.open_crew)
     return workspace, {"val": right[::2].mean(), "test": right[1::2].mean()}
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from extracting import ROWS, SHAPES, Extract, MadeUp, read_all, run_forward
+from extracting import ROWS, SHAPES, Extract, MadeUp, MadeUpNetwork, read_all, run_forward
 from extracting import fill as fill_made_up
 
 from pipelines.errors import FeatureError, ManifestError
+from pipelines.execution import holding
+from pipelines.execution.engine import Piece
 from pipelines.execution.tasks import Output
 from pipelines.extraction import plans
 from pipelines.extraction.plans import Settings, Target
@@ -22,35 +24,43 @@ from pipelines.storage import locks
 from pipelines.storage.dtypes import Ranges
 from pipelines.storage.manifest import ShardFolder
 
-SETTINGS = Settings("float16", "auto", "parquet", 2, 0, 1 << 20, False)
+SETTINGS = Settings("float16", "auto", "parquet", 0, 1 << 20, False)
 
 
-class Calls:
-    """The made-up network, and how many batches it has seen."""
+class Worker:
+    """Answers as a worker with the made-up network does.
 
-    def __init__(self) -> None:
+    Attributes:
+        num_batches: that it has run; it gives a sign of life after each.
+    """
+
+    def __init__(self, network: MadeUpNetwork) -> None:
         self.num_batches = 0
+        self._extractor = network.open()
 
-    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+    def __call__(self, piece: Piece) -> Any:
+        return piece.body.answer(self._extractor, self._beat)
+
+    def _beat(self) -> None:
         self.num_batches += 1
-        return run_forward(images)
 
 
 def open_plans(
     folder: Path,
     settings: Settings = SETTINGS,
     extract: Extract | None = None,
-    run=run_forward,
+    worker: Worker | None = None,
     **made,
 ) -> list[Output]:
     """Open the outputs of both nodes, as an extract does, and let go of them."""
-    source = MadeUp(extract or Extract())
+    extract = extract or Extract()
+    ask = worker or Worker(MadeUpNetwork(extract))
     targets = [
         Target(ShardFolder(folder / node), shape, {"node": node, **made}, {"node": node})
         for node, shape in SHAPES.items()
     ]
-    with ExitStack() as holding:
-        return plans.open_outputs(source, targets, run, settings, holding, Silent())[0]
+    with holding.begun([target.folder.path for target in targets], "", Silent().say):
+        return plans.open_outputs(MadeUp(extract), targets, ask, settings, Silent())
 
 
 def spans(output: Output) -> list[tuple[str, int, int]]:
@@ -106,23 +116,23 @@ def test_open_outputs_plan_publishes_what_the_probe_found(tmp_path):
 
 
 def test_open_outputs_probe_takes_64_images_of_all_splits_in_order(tmp_path):
-    calls = Calls()
     extract = Extract(rows={"train": 61, "val": 50})
-    (front, _) = open_plans(tmp_path, extract=extract, run=calls)
+    worker = Worker(MadeUpNetwork(extract))
+    (front, _) = open_plans(tmp_path, extract=extract, worker=worker)
     assert front.plan.details["probe"]["num_images"] == 64
-    assert calls.num_batches == 31 + 2  # of two: the last of train is one image
+    assert worker.num_batches == 31 + 2  # of two: the last of train is one image
 
 
 def test_open_outputs_uint8_scales_are_of_the_probes_maps(tmp_path):
-    calls = Calls()
-    outputs = open_plans(tmp_path, dataclasses.replace(SETTINGS, dtype="uint8"), run=calls)
+    worker = Worker(MadeUpNetwork(Extract()))
+    outputs = open_plans(tmp_path, dataclasses.replace(SETTINGS, dtype="uint8"), worker=worker)
     source = MadeUp(Extract())
     batches = [
         run_forward(batch.load()[: len(batch.ids)])
         for split, count in ROWS.items()
         for batch in source.inputs(split, 0, count, 2)
     ]
-    assert calls.num_batches == 2 * len(batches)  # scales first, then sizes
+    assert worker.num_batches == 2 * len(batches)  # scales first, then sizes
     for i, output in enumerate(outputs):
         scales, zero_points = Ranges.of(
             np.concatenate([maps[i] for maps in batches])
@@ -132,10 +142,10 @@ def test_open_outputs_uint8_scales_are_of_the_probes_maps(tmp_path):
 
 
 def test_open_outputs_again_reads_the_plan_and_probes_nothing(tmp_path):
-    first, calls = open_plans(tmp_path), Calls()
-    again = open_plans(tmp_path, run=calls)
+    first, worker = open_plans(tmp_path), Worker(MadeUpNetwork(Extract()))
+    again = open_plans(tmp_path, worker=worker)
     assert [o.plan.identity for o in again] == [o.plan.identity for o in first]
-    assert calls.num_batches == 0
+    assert worker.num_batches == 0
 
 
 def test_open_outputs_of_a_node_beside_a_whole_one_has_shards_of_its_own(tmp_path):
@@ -227,13 +237,8 @@ def test_open_outputs_of_the_same_fingerprint_are_kept_even_with_overwrite(tmp_p
 
 
 def test_open_outputs_value_that_is_no_number_names_the_node(tmp_path):
-    source = MadeUp(Extract(), {"val/001": np.nan})
-    target = Target(ShardFolder(tmp_path / "front"), SHAPES["front"], {}, {"node": "front"})
-    with (
-        ExitStack() as holding,
-        pytest.raises(
-            FeatureError, match=r"^node front, image val/001, branch q050: an activation"
-        ),
-    ):
-        plans.open_outputs(source, [target], run_forward, SETTINGS, holding, Silent())
-    assert not (tmp_path / "front" / "plan.json").exists()
+    worker = Worker(MadeUpNetwork(Extract(), spoiled={"val/001": np.nan}))
+    message = r"^node front, image val/001, branch q050: an activation"
+    with pytest.raises(FeatureError, match=message):
+        open_plans(tmp_path, worker=worker)
+    assert not [*tmp_path.rglob("plan.json")]

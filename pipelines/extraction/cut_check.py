@@ -10,25 +10,27 @@ checked there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pipelines.errors import FeatureError
+from pipelines.execution.engine import Piece
 from pipelines.execution.tasks import Output
-from pipelines.extraction.inputs import Source
+from pipelines.extraction.extractor import Extractor
 from pipelines.storage.batches import FeatureReader, Group, Settings
 from pipelines.storage.cache import shards_of
 from pipelines.storage.layout import Layout
 from pipelines.storage.manifest import ShardFolder
+from pipelines.storage.plan import Plan
 
 # Largest accepted difference. float32: what rounding leaves between two orders of the same sums.
 # float16 rounds to 2^-11, uint8 to half a step in 255, which deep tails spread; measured on
 # real weights they stay ten times below.
 BOUNDS: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2, "uint8": 1e-1}
 _TINY = float(np.finfo(np.float32).tiny)  # in place of 0
-Scores = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -57,75 +59,86 @@ class Result:
 
 
 @dataclass(frozen=True)
-class CutCheck:
-    """Compares once, as soon as the first images' shards are there.
+class Compare:
+    """What does the cut change? A question to a worker, when the first images' shards are there.
 
     Attributes:
-        source: of the inputs.
-        whole: inputs of one batch to scores (images, branches, classes).
-        behind: for each output, maps of one batch to scores.
-        num_images: how many; 0 for no check.
-        batch_size: of both.
+        index: of the node.
+        folder: of its cache.
+        identity: of the cache's plan.
+        num_images: to compare.
     """
 
-    source: Source
-    whole: Scores
-    behind: Sequence[Scores]
+    index: int
+    folder: Path
+    identity: str
     num_images: int
-    batch_size: int
 
-    def __call__(self, outputs: Sequence[Output]) -> None:
-        """Check the outputs that have not been checked and have the images' shards.
-
-        Raises:
-            FeatureError: a cache fails; nothing can be trained on it, since it has no manifest.
-        """
-        for output, behind in zip(outputs, self.behind, strict=True):
-            if not self.is_done(output) and self._are_there(output):
-                result = self._compare(output, behind)
-                if not result.is_passed:
-                    output.folder.withdraw()
-                    raise FeatureError(_why_failed(output, result))
-                output.folder.write_cut_check(dataclasses.asdict(result))
-
-    def is_done(self, output: Output) -> bool:
-        """Tell whether a check of as many images is there."""
-        return is_checked(output.folder, self.num_images, sum(self.source.num_rows().values()))
-
-    def _spans(self) -> Iterator[tuple[str, int]]:
-        """Give the splits that hold the first images, and how many of theirs."""
-        left = self.num_images
-        for split, num_rows in self.source.num_rows().items():
-            if left and num_rows:
-                yield split, min(left, num_rows)
-                left -= min(left, num_rows)
-
-    def _are_there(self, output: Output) -> bool:
-        return all(
-            task.shard in output.receipts
-            for split, count in self._spans()
-            for task in output.plan.tasks
-            if task.split == split and task.start < count
-        )
-
-    def _compare(self, output: Output, behind: Scores) -> Result:
-        layout = Layout.from_json(output.plan.details, output.plan.format_version)
+    def answer(self, extractor: Extractor, beat: Callable[[], None]) -> Result:
+        """Run the images both ways."""
+        plan = extractor.plan_of(self.folder, self.identity)
+        source, network = extractor.source, extractor.network
+        behind, batch_size = network.behind[self.index], network.batch_size
+        layout = Layout.from_json(plan.details, plan.format_version)
         largest, num_same, num_scores, num_images = 0.0, 0, 0, 0
-        for split, count in self._spans():
-            cached = _reader(output, split, count).in_order(self.batch_size)
-            inputs = self.source.inputs(split, 0, count, self.batch_size)
+        for split, count in spans(source.num_rows(), self.num_images):
+            cached = _reader(self.folder, plan, split, count).in_order(batch_size)
+            inputs = source.inputs(split, 0, count, batch_size)
             for batch, maps in zip(inputs, cached, strict=True):
                 size = len(batch.ids)
-                expected = self.whole(batch.load())[:size]
-                found = behind(_padded(maps.features, self.batch_size))[:size]
+                expected = network.whole(batch.load())[:size]
+                found = behind(_padded(maps.features, batch_size))[:size]
                 scale = np.maximum(np.abs(expected).max(axis=2, keepdims=True), _TINY)
                 difference = np.abs(found - expected) / scale
                 largest = float(np.maximum(largest, difference.max()))  # NaN stays
                 num_same += int((found.argmax(axis=2) == expected.argmax(axis=2)).sum())
                 num_scores += size * expected.shape[1]
                 num_images += size
+                beat()
         bound, same_top1 = BOUNDS[layout.dtype], num_same / num_scores
-        return Result(self.source.name, num_images, largest, bound, same_top1)
+        return Result(source.name, num_images, largest, bound, same_top1)
+
+
+def due(output: Output, index: int, num_rows: Mapping[str, int], num_wanted: int) -> Piece | None:
+    """Return what is to be asked, once the first images' shards are there; None where nothing is.
+
+    Args:
+        output: the cache.
+        index: of its node.
+        num_rows: images of each split.
+        num_wanted: images to compare; 0 for no check.
+    """
+    if is_checked(output.folder, num_wanted, sum(num_rows.values())):
+        return None
+    for split, count in spans(num_rows, num_wanted):
+        for task in output.plan.tasks:
+            is_first = task.split == split and task.start < count
+            if is_first and task.shard not in output.receipts:
+                return None
+    folder = output.folder.path
+    question = Compare(index, folder, output.plan.identity, num_wanted)
+    return Piece(f"the check of {folder}", question)
+
+
+def judge(output: Output, result: Result) -> None:
+    """Keep what a check has found.
+
+    Raises:
+        FeatureError: the cache fails; nothing can be trained on it, since it has no manifest.
+    """
+    if not result.is_passed:
+        output.folder.withdraw()
+        raise FeatureError(_why_failed(output, result))
+    output.folder.write_cut_check(dataclasses.asdict(result))
+
+
+def spans(num_rows: Mapping[str, int], num_wanted: int) -> Iterator[tuple[str, int]]:
+    """Give the splits that hold the first images, and how many of theirs."""
+    left = num_wanted
+    for split, count in num_rows.items():
+        if left and count:
+            yield split, min(left, count)
+            left -= min(left, count)
 
 
 def is_checked(folder: ShardFolder, num_wanted: int, num_images: int) -> bool:
@@ -134,11 +147,10 @@ def is_checked(folder: ShardFolder, num_wanted: int, num_images: int) -> bool:
     return min(num_wanted, num_images) <= (int(found["num_images"]) if found else 0)
 
 
-def _reader(output: Output, split: str, count: int) -> FeatureReader:
-    tasks = [task for task in output.plan.tasks if task.split == split and task.start < count]
-    shards = shards_of(
-        output.folder.path, output.plan, [output.receipts[task.shard] for task in tasks]
-    )
+def _reader(folder: Path, plan: Plan, split: str, count: int) -> FeatureReader:
+    tasks = [task for task in plan.tasks if task.split == split and task.start < count]
+    held = (ShardFolder(folder).held_receipt(plan, task.shard) for task in tasks)
+    shards = shards_of(folder, plan, [receipt for receipt in held if receipt])
     groups = []
     for task, shard in zip(tasks, shards, strict=True):
         for g in range(shard.num_groups):

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from pipelines.images import preprocess
+from pipelines.images.encode import Encoder
 from pipelines.networks import forward
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.variants import VariantRow, VariantSet
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is read: variants, variants made in memory, or the cache of a node in front.
+
+    Attributes:
+        path: the folder.
+        branches: that are run.
+        is_node: whether it is a cache.
+        encoder: makes variants of the images, where they are stored nowhere.
+    """
+
+    path: Path
+    branches: tuple[str, ...]
+    is_node: bool = False
+    encoder: Encoder | None = None
 
 
 @dataclass(frozen=True)
@@ -23,20 +42,28 @@ class Inputs:
     Attributes:
         ids: the images' names.
         labels: class indices.
-        load: gives the array that the forward pass takes, (batch size, branches, ...), padded;
-            called in a thread.
+        make: gives the array that the forward pass takes, (batch size, branches, ...), with zeros
+            where images are missing.
+        parts: each puts something into that array, an image for instance; in any thread and order.
     """
 
     ids: list[str]
     labels: list[int]
-    load: Callable[[], np.ndarray]
+    make: Callable[[], np.ndarray]
+    parts: Sequence[Callable[[np.ndarray], None]] = ()
+
+    def load(self) -> np.ndarray:
+        """Return the whole array."""
+        array = self.make()
+        for part in self.parts:
+            part(array)
+        return array
 
 
 class Source(Protocol):
     """Where inputs come from."""
 
     branches: tuple[str, ...]
-    num_quarantined: int
     name: str
 
     def num_rows(self) -> Mapping[str, int]:
@@ -44,9 +71,6 @@ class Source(Protocol):
 
     def inputs(self, split: str, start: int, stop: int, batch_size: int) -> Iterator[Inputs]:
         """Give rows `start` to `stop` of a split, batch by batch."""
-
-    def published(self) -> dict[str, Any]:
-        """Return what readers of a cache are told about the images: classes, split_note."""
 
 
 class Images:
@@ -58,7 +82,6 @@ class Images:
         self._variants = variants
         self._protocol = protocol
         self.branches = variants.names
-        self.num_quarantined = variants.num_quarantined
 
     def num_rows(self) -> Mapping[str, int]:
         """Return the images of each split, in the plan's order."""
@@ -70,36 +93,31 @@ class Images:
         Raises:
             ShardError: a shard is damaged.
         """
-        for rows in _chunks(self._variants.rows(split, start, stop), batch_size):
-            load = partial(
-                forward.prepare,
-                rows,
-                self.branches,
-                self._protocol,
-                batch_size,
-                self._variants.plan.fingerprint["max_megapixels"],
-            )
-            yield Inputs([row.id for row in rows], [row.label for row in rows], load)
-
-    def published(self) -> dict[str, Any]:
-        """Return what readers of a cache are told about the images."""
-        details = self._variants.plan.details
-        return {"classes": details["classes"], "split_note": details["note"]}
+        max_megapixels = self._variants.plan.fingerprint["max_megapixels"]
+        make = empty_pixels(batch_size, self.branches, self._protocol)
+        for rows in chunks(self._variants.rows(split, start, stop), batch_size):
+            parts = [
+                partial(_fill, i, row, self.branches, self._protocol, max_megapixels)
+                for i, row in enumerate(rows)
+            ]
+            yield Inputs([row.id for row in rows], [row.label for row in rows], make, parts)
 
 
 class CachedNode:
-    """The feature maps of a node in front, from its cache."""
+    """The feature maps of a node in front.
 
-    num_quarantined = 0
+    Attributes:
+        cache: that holds them.
+    """
 
     def __init__(self, cache: FeatureCache, branches: tuple[str, ...]) -> None:
-        self._cache = cache
+        self.cache = cache
         self.name = cache.node
         self.branches = branches
 
     def num_rows(self) -> Mapping[str, int]:
         """Return the images of each split, in the plan's order."""
-        return {split: self._cache.num_rows(split) for split in self._cache.splits}
+        return {split: self.cache.num_rows(split) for split in self.cache.splits}
 
     def inputs(self, split: str, start: int, stop: int, batch_size: int) -> Iterator[Inputs]:
         """Give float32 (batch_size, branches, *shape), zeros where images are missing.
@@ -107,14 +125,10 @@ class CachedNode:
         Raises:
             ShardError: a shard is damaged.
         """
-        reader = self._cache.reader(split, self.branches, np.arange(start, stop))
+        reader = self.cache.reader(split, self.branches, np.arange(start, stop))
         for batch in reader.in_order(batch_size):
-            load = partial(_padded, batch.features, batch_size)
-            yield Inputs(list(batch.ids or ()), batch.labels.tolist(), load)
-
-    def published(self) -> dict[str, Any]:
-        """Return what readers of a cache are told about the images."""
-        return {key: self._cache.details[key] for key in ("classes", "split_note")}
+            make = partial(_padded, batch.features, batch_size)
+            yield Inputs(list(batch.ids or ()), batch.labels.tolist(), make)
 
 
 def _padded(maps: np.ndarray, batch_size: int) -> np.ndarray:
@@ -124,6 +138,26 @@ def _padded(maps: np.ndarray, batch_size: int) -> np.ndarray:
     return np.concatenate([maps, missing])
 
 
-def _chunks(rows: Iterator[VariantRow], size: int) -> Iterator[list[VariantRow]]:
+def _fill(
+    number: int,
+    row: VariantRow,
+    branches: Sequence[str],
+    protocol: preprocess.Protocol,
+    max_megapixels: float,
+    array: np.ndarray,
+) -> None:
+    forward.prepare_image(row, branches, protocol, max_megapixels, array[number])
+
+
+def empty_pixels(
+    batch_size: int, branches: Sequence[str], protocol: preprocess.Protocol
+) -> Callable[[], np.ndarray]:
+    """Return what makes uint8 (batch_size, branches, side, side, 3), all black."""
+    shape = (batch_size, len(branches), protocol.size, protocol.size, 3)
+    return partial(np.zeros, shape, np.uint8)
+
+
+def chunks(rows: Iterator[VariantRow], size: int) -> Iterator[list[VariantRow]]:
+    """Give rows `size` at a time."""
     while chunk := list(islice(rows, size)):
         yield chunk

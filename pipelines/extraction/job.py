@@ -1,26 +1,42 @@
-"""Filling caches: inputs forward, maps encoded, shards written; knows no framework."""
+"""Filling caches: plans, shards, the check of the cut, manifests; knows no framework."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-import numpy as np
-
-from pipelines.execution.tasks import Output, in_turn, left, run_tasks
-from pipelines.execution.threads import num_cores, ordered_map
-from pipelines.extraction import plans
-from pipelines.extraction.inputs import Inputs, Source
-from pipelines.extraction.plans import Forward, Settings, Target
+from pipelines.execution import holding
+from pipelines.execution.engine import Crew, Piece
+from pipelines.execution.pace import Pace
+from pipelines.execution.shares import ALL, Share
+from pipelines.execution.tasks import Output, Terms, Work, left, run_tasks
+from pipelines.extraction import cut_check, plans
+from pipelines.extraction.plans import Rows, Settings, Target
+from pipelines.extraction.times import Times
+from pipelines.extraction.writing import ShardDone, ShardWork
 from pipelines.progress import Progress
-from pipelines.storage import cells, feature_writer
-from pipelines.storage.cache import shard_of
-from pipelines.storage.cells import EncodedRows
-from pipelines.storage.layout import Layout
 from pipelines.storage.locks import Lock
-from pipelines.storage.manifest import Receipt, Task
+from pipelines.storage.plan import Receipt
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the work is done; nothing of it changes a byte.
+
+    Attributes:
+        check_images: whose scores are compared through the cut; 0 for none.
+        share: of the shards.
+        reading: marks of the folders that workers read.
+        workers: that are asked for; None for as many as there is room for.
+    """
+
+    check_images: int
+    share: Share = ALL
+    reading: Sequence[Lock] = ()
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -28,100 +44,126 @@ class Done:
     """What one start did.
 
     Attributes:
-        outputs: the caches, whole.
+        outputs: the caches, with the receipts that are there.
         num_resumed_shards: shards that earlier starts had made.
         num_images: that this start ran forward.
+        is_whole: whether nothing is left to do, for others neither.
+        times: of the devices.
     """
 
     outputs: list[Output]
     num_resumed_shards: int
     num_images: int
+    is_whole: bool
+    times: Times
 
 
 def fill(
-    source: Source,
+    rows: Rows,
     targets: Sequence[Target],
-    run_forward: Forward,
+    crew: Crew,
     settings: Settings,
+    way: Way,
     progress: Progress,
-    check: Callable[[Sequence[Output]], None] = lambda outputs: None,
-    reading: Sequence[Lock] = (),
 ) -> Done:
     """Make the caches of one or more nodes in one pass, going on where an earlier start stopped.
 
     Args:
-        source: of the inputs.
-        targets: the caches.
-        run_forward: inputs to maps, float32 (images, branches, *shape), one array a target.
-        settings: how they are written.
+        rows: the images.
+        targets: the caches, in the order of the network's nodes.
+        crew: workers whose job is an `Extractor`.
+        settings: how caches are written.
+        way: how the work is done.
         progress: told about the images.
-        check: called with the outputs after each shard and before the manifests; may raise.
-        reading: marks of the folders that the source reads.
 
     Raises:
         ManifestError: a cache is there with other settings, or another command is at work.
-        FeatureError: an activation cannot be stored.
+        FeatureError: an activation cannot be stored, or the cut changes the network's scores.
         ShardError: a shard is damaged, or the disk refuses.
+        WorkerError: workers die again and again.
     """
-    with contextlib.ExitStack() as holding:
-        outputs, held = plans.open_outputs(
-            source, targets, run_forward, settings, holding, progress
-        )
+    folders = [target.folder.path for target in targets]
+    with holding.begun(folders, way.share.name, progress.say) as begun:
+        outputs = plans.open_outputs(rows, targets, crew.call, settings, progress)
+        begun.planned()
         num_resumed = sum(len(output.receipts) for output in outputs)
-        job = _Job(source, outputs, run_forward, settings.batch_size, progress)
-        num_images, num_done = sum(source.num_rows().values()), job.num_images_done()
-        progress.start("extract", num_images, "image", num_done)
-        run_tasks(outputs, partial(in_turn, job.run), lambda: check(outputs), [*held, *reading])
-    return Done(outputs, num_resumed, num_images - num_done)
+        todo = left(outputs, way.share)
+        num_todo = sum(len(work.task) for work in todo)
+        if way.workers and way.workers > len(todo) > 0:
+            progress.say(f"{way.workers} workers are asked for, and {len(todo)} shards are left")
+        of_share = max(num_todo, sum(map(len, way.share.of(outputs[0].plan.tasks))))
+        progress.start("extract", of_share, "image", of_share - num_todo)
+        pace = Pace(progress, begun.held, "image", num_todo)
+        job = _Job(rows, outputs, crew, way, pace)
+        job.sweep()
+        try:
+            terms = Terms(way.share, [*begun.held, *way.reading], job.finishing)
+            is_whole = run_tasks(outputs, job.run, job.check, terms)
+        finally:
+            crew.close()  # while the locks are held
+            job.sweep()
+    return Done(outputs, num_resumed, num_todo, is_whole, job.times)
 
 
-@dataclass(frozen=True)
 class _Job:
-    """What a shard's task needs."""
+    """The work of one start.
 
-    source: Source
-    outputs: list[Output]
-    run_forward: Forward
-    batch_size: int
-    progress: Progress
+    Attributes:
+        times: of the devices so far.
+    """
 
-    def num_images_done(self) -> int:
-        num_left = sum(len(work.task) for work in left(self.outputs))
-        return sum(self.source.num_rows().values()) - num_left
+    def __init__(self, rows: Rows, outputs: list[Output], crew: Crew, way: Way, pace: Pace) -> None:
+        self.times = Times()
+        self._rows, self._outputs, self._crew = rows, outputs, crew
+        self._way, self._pace = way, pace
+        self._pieces: deque[Piece] | None = None  # while workers are at them
+        self._asked: set[str] = set()  # names of the checks among those
 
-    def run(self, task: Task, todo: Sequence[Output]) -> list[Receipt]:
-        """Write one shard of every output in `todo`."""
-        chosen = [self.outputs.index(output) for output in todo]
-        shards = [shard_of(output.folder.path, output.plan, task.shard) for output in todo]
-        with contextlib.ExitStack() as stack:
-            writers = [stack.enter_context(feature_writer.open_shard(shard)) for shard in shards]
-            layouts = [shard.layout for shard in shards]
-            for batch, encoded in self._encoded(task, chosen, layouts):
-                for writer, rows in zip(writers, encoded, strict=True):
-                    writer.add(batch.ids, batch.labels, rows)
-                self.progress.advance(len(batch.ids))
-        return [writer.receipt() for writer in writers]
+    def sweep(self) -> None:
+        """Delete what attempts at the shards of this start left behind."""
+        for output in self._outputs:
+            output.folder.sweep(self._way.share.shards(output.plan.tasks))
 
-    def _encoded(
-        self, task: Task, chosen: Sequence[int], layouts: Sequence[Layout]
-    ) -> Iterator[tuple[Inputs, list[EncodedRows]]]:
-        """Load, run forward and encode side by side, batch by batch, a few batches ahead."""
-        workers = num_cores()
-        batches = self.source.inputs(task.split, task.start, task.stop, self.batch_size)
-        loaded = ordered_map(lambda b: (b, b.load()), batches, workers, workers + 1)
-        forwarded = ((batch, self.run_forward(arrays)) for batch, arrays in loaded)
+    def run(self, todo: Sequence[Work]) -> Generator[tuple[Work, list[Receipt]], None, None]:
+        """Have shards made."""
+        works = {work.task.shard: work for work in todo}
+        self._pieces = deque(self._piece(work) for work in todo)
+        for piece, result in self._crew.run(self._pieces, self._pace.advance):
+            if isinstance(result, ShardDone):
+                self.times += result.times
+                yield works[piece.name], result.receipts
+            else:
+                self._judge(piece, result)
+        self._pieces = None
 
-        def encode(item: tuple[Inputs, list[np.ndarray]]) -> tuple[Inputs, list[EncodedRows]]:
-            batch, maps = item
-            return batch, [
-                self._encode(maps[i][: len(batch.ids)], i, layout, batch.ids)
-                for i, layout in zip(chosen, layouts, strict=True)
-            ]
+    def _piece(self, work: Work) -> Piece:
+        chosen = [(self._outputs.index(output), output) for output in work.outputs]
+        folders = {i: output.folder.path for i, output in chosen}
+        identities = {i: output.plan.identity for i, output in chosen}
+        return Piece(work.task.shard, ShardWork(work.task, folders, identities))
 
-        return ordered_map(encode, forwarded, 1, 2)
+    def check(self) -> None:
+        """Have the cut checked in every cache that is ready for it and has not been.
 
-    def _encode(
-        self, maps: np.ndarray, index: int, layout: Layout, ids: Sequence[str]
-    ) -> EncodedRows:
-        with plans.naming(str(self.outputs[index].plan.details["node"])):
-            return cells.encode(maps, layout, ids)
+        Raises:
+            FeatureError: it changes the network's scores.
+        """
+        for i, output in enumerate(self._outputs):
+            piece = cut_check.due(output, i, self._rows.num_rows(), self._way.check_images)
+            if piece is None:
+                continue
+            if self._pieces is None:
+                self._judge(piece, self._crew.call(piece))
+            elif piece.name not in self._asked:
+                self._asked.add(piece.name)
+                self._pieces.appendleft(piece)
+
+    def _judge(self, piece: Piece, result: Any) -> None:
+        cut_check.judge(self._outputs[piece.body.index], result)
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Be alone for the last look and the manifests."""
+        folders = [output.folder.path for output in self._outputs]
+        with holding.planning(folders, self._pace.progress.say):
+            yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,20 +39,42 @@ def prepare(
     """
     shape = (batch_size, len(branches), protocol.size, protocol.size, 3)
     pixels = np.zeros(shape, np.uint8)
-    for i, row in enumerate(rows):
-        for j, (branch, data) in enumerate(zip(branches, row.variants, strict=True)):
-            try:
-                if branch == ORIGINAL:
-                    image = decode.decode_original(data, max_megapixels=max_megapixels)
-                else:
-                    image = decode_variant(data)
-            except ImageError as error:
-                raise ShardError(
-                    f"variant {branch} of {row.id}: {error}; the shard is damaged: "
-                    "delete it and compress again"
-                ) from error
-            pixels[i, j] = preprocess.to_input(image, protocol)
+    for image, row in zip(pixels, rows, strict=False):
+        prepare_image(row, branches, protocol, max_megapixels, image)
     return pixels
+
+
+def prepare_image(
+    row: VariantRow,
+    branches: Sequence[str],
+    protocol: preprocess.Protocol,
+    max_megapixels: float,
+    out: np.ndarray,
+) -> None:
+    """Decode and resize the versions of one image.
+
+    Args:
+        row: the image with the variants named by `branches`.
+        branches: variant names.
+        protocol: of the backbone.
+        max_megapixels: largest accepted original.
+        out: uint8 (branches, size, size, 3), is filled.
+
+    Raises:
+        ShardError: a stored version cannot be decoded: the shard does not hold what was written.
+    """
+    for j, (branch, data) in enumerate(zip(branches, row.variants, strict=True)):
+        try:
+            if branch == ORIGINAL:
+                image = decode.decode_original(data, max_megapixels=max_megapixels)
+            else:
+                image = decode_variant(data)
+        except ImageError as error:
+            raise ShardError(
+                f"variant {branch} of {row.id}: {error}; the shard is damaged: "
+                "delete it and compress again"
+            ) from error
+        out[j] = preprocess.to_input(image, protocol)
 
 
 @dataclass(frozen=True)
@@ -121,11 +144,32 @@ def build_scores(
     import tensorflow as tf
 
     def score(inputs: Any) -> list[Any]:
-        features = tf.reshape(part(inputs, training=False), (-1, kernel.shape[0]))
+        features = tf.cast(part(inputs, training=False), tf.float32)
+        features = tf.reshape(features, (-1, kernel.shape[0]))
         return [tf.matmul(features, kernel) + bias]
 
     run = _compile(batch, score)
     return lambda inputs: run(inputs)[0].numpy()
+
+
+def working_bytes(part: Any) -> int:
+    """Guess the memory that one image takes on its way, from the largest of its maps.
+
+    Args:
+        part: keras model.
+
+    Returns:
+        Twice the most that any operation reads and writes, as float32.
+    """
+    largest = 0
+    for operation in part.operations:
+        tensors = [*_tensors(operation.input), *_tensors(operation.output)]
+        largest = max(largest, sum(4 * math.prod(tensor.shape[1:]) for tensor in tensors))
+    return 2 * largest
+
+
+def _tensors(found: Any) -> list[Any]:
+    return list(found) if isinstance(found, list | tuple) else [found]
 
 
 def _compile(
@@ -141,6 +185,7 @@ def _compile(
         inputs = tf.reshape(arrays, (-1, *batch.shape))
         if batch.protocol is not None:
             inputs = preprocess.scale(tf.cast(inputs, tf.float32), batch.protocol)
-        return [tf.reshape(out, (*folded, *out.shape[1:])) for out in compute(inputs)]
+        outputs = (tf.cast(out, tf.float32) for out in compute(inputs))
+        return [tf.reshape(out, (*folded, *out.shape[1:])) for out in outputs]
 
     return lambda arrays: run(tf.constant(arrays, batch.dtype))

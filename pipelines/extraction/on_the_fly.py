@@ -1,0 +1,83 @@
+"""Variants made in memory from the images, for those who cannot store them."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+
+from pipelines.errors import ImageError, SourceError
+from pipelines.extraction.inputs import Inputs, chunks, empty_pixels
+from pipelines.images import preprocess
+from pipelines.images.codecs import JpegCodec, decode_variant
+from pipelines.images.encode import Encoder
+from pipelines.storage.variants import ORIGINAL, VariantRow, VariantSet
+
+
+class OnTheFly:
+    """The same inputs as of stored variants, from the files of the images.
+
+    Attributes:
+        variants_s: processor seconds that making the variants took, in all threads.
+    """
+
+    name = "images"
+
+    def __init__(self, listed: VariantSet, encoder: Encoder, protocol: preprocess.Protocol) -> None:
+        """Begin.
+
+        Args:
+            listed: a set that holds no variants, but says which images can be used.
+            encoder: of those images, with the codec of all branches but the original.
+            protocol: of the network.
+        """
+        self.branches = listed.names
+        self.variants_s = 0.0
+        self._listed, self._protocol, self._encoder = listed, protocol, encoder
+        names = dict(zip(encoder.codec.variant_names, encoder.codec.qualities, strict=True))
+        chosen = tuple(names[branch] for branch in self.branches if branch != ORIGINAL)
+        self._codec = JpegCodec(chosen, encoder.codec.subsampling) if chosen else None
+        self._lock = threading.Lock()
+
+    def num_rows(self) -> Mapping[str, int]:
+        """Return the images of each split, in the plan's order."""
+        return self._listed.num_rows()
+
+    def inputs(self, split: str, start: int, stop: int, batch_size: int) -> Iterator[Inputs]:
+        """Give uint8 (batch_size, branches, side, side, 3), black where images are missing.
+
+        Raises:
+            ShardError: a shard of the list is damaged.
+            SourceError: an image has changed since the list was made.
+        """
+        make = empty_pixels(batch_size, self.branches, self._protocol)
+        for rows in chunks(self._listed.rows(split, start, stop), batch_size):
+            parts = [partial(self._fill, i, row) for i, row in enumerate(rows)]
+            yield Inputs([row.id for row in rows], [row.label for row in rows], make, parts)
+
+    def _fill(self, number: int, row: VariantRow, array: np.ndarray) -> None:
+        path = self._encoder.root / row.id
+        try:
+            data, pixels = self._encoder.read(row.id)
+        except ImageError as error:
+            raise SourceError(f"{path}: {error}; it could be used when it was checked") from error
+        if hashlib.sha256(data).digest() != row.sha256:
+            raise SourceError(
+                f"{path}: has changed since it was checked; bring it back, or delete "
+                f"{self._listed.folder} and extract again"
+            )
+        variants = self._encoded(pixels)
+        for j, branch in enumerate(self.branches):
+            image = pixels if branch == ORIGINAL else decode_variant(next(variants))
+            array[number, j] = preprocess.to_input(image, self._protocol)
+
+    def _encoded(self, pixels: np.ndarray) -> Iterator[bytes]:
+        started = time.thread_time()
+        variants = self._codec.encode(pixels) if self._codec else []
+        with self._lock:
+            self.variants_s += time.thread_time() - started
+        return iter(variants)

@@ -1,0 +1,177 @@
+"""Extract by workers: the same bytes however many they are, and whatever they lose."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from extracting import Extract, InProcess, MadeUpNetwork, files, fill
+from processes import ask, running
+
+from pipelines.errors import FeatureError, WorkerError
+from pipelines.execution import inline, local
+from pipelines.execution.engine import CrewSettings, Engine
+from pipelines.execution.shares import Share
+from pipelines.execution.slots import cpu_slots
+from pipelines.extraction import job
+from pipelines.progress import Silent
+from pipelines.storage.formats import FORMATS
+
+ROWS = {"train": 23, "val": 4}
+SHARE_FILLER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from extracting import Extract, fill
+from pipelines.execution.shares import Share
+from pipelines.extraction import job
+from pipelines.progress import Silent
+class Waiting(Silent):
+    def advance(self, count):
+        print("ready", flush=True)
+        sys.stdin.readline()
+        self.advance = Silent().advance
+way = job.Way(4, Share(int(sys.argv[4]), 2))
+done = fill(Path(sys.argv[2]), Extract(sys.argv[3], shards=6), Waiting(), way=way)
+print("whole" if done.is_whole else "not whole", flush=True)
+"""
+
+
+class Counted(Silent):
+    """Adds up what is reported as done."""
+
+    def __init__(self) -> None:
+        self.total, self.done = 0, 0
+
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        self.total, self.done = total, done
+
+    def advance(self, count: int) -> None:
+        self.done += count
+
+
+@pytest.fixture(params=FORMATS)
+def extract(request: pytest.FixtureRequest) -> Extract:
+    return Extract(request.param, shards=6, rows=ROWS)
+
+
+def clean(extract: Extract, tmp_path: Path) -> Mapping[str, bytes]:
+    """What an extract comes to in turn, in this process."""
+    fill(tmp_path / "clean", extract)
+    return files(tmp_path / "clean")
+
+
+def here(threads: int, in_flight: int) -> Engine:
+    """Work in this process, with so many threads and batches at once."""
+
+    def engine(work: MadeUpNetwork, settings: CrewSettings):
+        return inline.open_crew(
+            dataclasses.replace(work, threads=threads, in_flight=in_flight), settings
+        )
+
+    return engine
+
+
+def elsewhere(num_workers: int, threads: int = 0, deaths: Path | None = None) -> Engine:
+    """Work in so many processes, of so many threads each, which die as a file says."""
+
+    def engine(work: MadeUpNetwork, settings: CrewSettings):
+        network = dataclasses.replace(work, threads=threads, in_flight=1 + (threads > 1))
+        return local.open_crew(InProcess(network, deaths), CrewSettings(cpu_slots(num_workers)))
+
+    return engine
+
+
+@pytest.mark.parametrize(("threads", "in_flight"), [(1, 1), (3, 1), (0, 2), (2, 2), (2, 5)])
+def test_extract_threads_and_batches_at_once_change_no_byte(threads, in_flight, extract, tmp_path):
+    progress = Counted()
+    done = fill(tmp_path / "a", extract, progress, engine=here(threads, in_flight))
+    assert files(tmp_path / "a") == clean(extract, tmp_path)
+    assert (progress.total, progress.done, done.is_whole) == (27, 27, True)
+
+
+@pytest.mark.parametrize(("num_workers", "threads"), [(1, 0), (1, 2), (3, 0), (3, 2)])
+def test_extract_number_of_workers_changes_no_byte(num_workers, threads, extract, tmp_path):
+    progress = Counted()
+    done = fill(tmp_path / "a", extract, progress, engine=elsewhere(num_workers, threads))
+    assert files(tmp_path / "a") == clean(extract, tmp_path)
+    assert (progress.total, progress.done, done.is_whole) == (27, 27, True)
+    assert (done.num_images, done.num_resumed_shards) == (27, 0)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("how", ["kill", "lose"])
+def test_extract_workers_that_die_or_lose_their_device_change_no_byte(
+    how, threads, extract, tmp_path
+):
+    (tmp_path / "deaths").write_text(f"2 {how}")
+    progress, engine = Counted(), elsewhere(2, threads, tmp_path / "deaths")
+    assert fill(tmp_path / "a", extract, progress, engine=engine).is_whole
+    assert (tmp_path / "deaths").read_text() == f"0 {how}"
+    assert files(tmp_path / "a") == clean(extract, tmp_path)
+    assert progress.done == progress.total == 27
+
+
+def test_extract_workers_that_die_again_and_again_stop_it_and_it_goes_on(extract, tmp_path):
+    (tmp_path / "deaths").write_text("99 kill")
+    with pytest.raises(WorkerError, match="3 worker processes died at it, the last one by SIGKILL"):
+        fill(tmp_path / "a", extract, engine=elsewhere(1, 0, tmp_path / "deaths"))
+    assert not [*(tmp_path / "a").rglob("*.tmp")], "nothing half is left"
+    fill(tmp_path / "a", extract)
+    assert files(tmp_path / "a") == clean(extract, tmp_path)
+
+
+@pytest.mark.parametrize("image", ["train/020", "train/080"])  # of the probe, and behind it
+def test_extract_activation_that_is_no_number_is_told_by_a_worker_as_it_is_here(
+    image, extract, tmp_path
+):
+    words = f"^node front, image {image}, branch q050: an activation is not a finite number; "
+    large = dataclasses.replace(extract, rows={"train": 90, "val": 4})
+    with pytest.raises(FeatureError, match=words):
+        fill(tmp_path / "a", large, spoiled={image: math.nan}, engine=elsewhere(2))
+    assert not [*(tmp_path / "a").rglob("*.tmp")]
+    fill(tmp_path / "a", large, engine=elsewhere(2))
+    assert files(tmp_path / "a") == clean(large, tmp_path)
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_extract_shares_in_any_order_end_with_the_same_bytes(order, extract, tmp_path):
+    for number, index in enumerate(order):
+        progress = Counted()
+        done = fill(tmp_path / "a", extract, progress, way=job.Way(4, Share(index, 3)))
+        assert done.is_whole == (number == 2)
+        assert [*(tmp_path / "a").glob("*/manifest.json")] == [] or done.is_whole
+        assert progress.done == progress.total, "of the share"
+    assert files(tmp_path / "a") == clean(extract, tmp_path)
+
+
+def test_extract_shares_again_and_again_do_nothing_more(extract, tmp_path):
+    rng = np.random.default_rng(3)
+    for index in [*range(5), *rng.integers(0, 5, 4).tolist()]:
+        done = fill(tmp_path / "a", extract, way=job.Way(4, Share(index, 5)))
+    assert (done.num_images, done.is_whole) == (0, True)
+    assert files(tmp_path / "a") == clean(extract, tmp_path)
+
+
+def test_extract_more_shares_than_shards_have_nothing_to_do(extract, tmp_path):
+    for index in range(9):
+        done = fill(tmp_path / "a", extract, way=job.Way(4, Share(index, 9)))
+        assert done.num_images > 0 or index > 5
+    assert done.is_whole
+    assert files(tmp_path / "a") == clean(extract, tmp_path)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_extract_two_shares_at_once_end_with_the_same_bytes(first, tmp_path):
+    extract, folder = Extract(shards=6), tmp_path / "a"
+    arguments = (Path(__file__).parent, folder, extract.format, str(first))
+    with running(SHARE_FILLER, *arguments) as other:  # in the middle of its first shard
+        done = fill(folder, extract, way=job.Way(4, Share(1 - first, 2)))
+        assert not done.is_whole
+        assert ask(other, "go on") == "whole"
+    assert files(folder) == clean(extract, tmp_path)
