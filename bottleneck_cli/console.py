@@ -122,9 +122,12 @@ class _Handler(logging.Handler):
 
 def _send_logs_to(console: Console, verbosity: int) -> None:
     logger = logging.getLogger("pipelines")
-    logger.handlers = [_Handler(console)]
+    shown = {-1: logging.ERROR, 0: logging.WARNING}.get(verbosity, logging.DEBUG)
+    handler = _Handler(console)
+    handler.setLevel(shown)
+    logger.handlers = [handler]
     logger.propagate = False
-    logger.setLevel({-1: logging.ERROR, 0: logging.WARNING}.get(verbosity, logging.DEBUG))
+    logger.setLevel(min(shown, logging.INFO))  # a log file has more than the terminal
 
 
 def percent(share: float | None) -> str:
@@ -138,3 +141,13 @@ def size(size_bytes: int) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def duration(seconds: float) -> str:
+    """Format a time that something took, in its two largest units or fewer."""
+    minutes, hours, days = (int(seconds // size) for size in (60, 3600, 86400))
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{int(seconds)} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bottleneck_cli import console, options, tables
+from pipelines import workspace
 from pipelines.config import ExtractConfig
 
 _EXAMPLE = """\b
@@ -23,8 +24,11 @@ def command(session: options.Session, config: ExtractConfig) -> None:
     """
     from pipelines import extract as stage
 
-    summary = stage.run(session.workspace_dir, config, session.seed, session.console)
-    lines = [tables.shards(summary)]
+    compress = workspace.table(session.content, "compress", {}) if config.on_the_fly else None
+    summary = stage.run(
+        session.workspace_dir, config, session.seed, session.console, compress_config=compress
+    )
+    lines = [tables.shards(summary), *tables.work(summary)]
     for name, node in summary["nodes"].items():
         shape = "x".join(map(str, node["shape"]))
         lines.append(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import signal
+import threading
 import warnings
 from importlib import metadata
 from typing import Any
@@ -19,6 +21,7 @@ _COMMANDS = {
     "extract": "Run the frozen network once and keep what it gives at a node.",
     "train-tail": "Train the layers behind a node from its cache.",
     "eval": "Judge a trained run against the default network.",
+    "status": "Show what is done, who is at work, and what is left.",
     "stats": "Show how sparse the caches are and what they take on disk.",
     "verify": "Check every file of the variants and the caches.",
     "demo": "Run all stages on real photographs that a package ships.",
@@ -59,6 +62,7 @@ class LazyGroup(click.Group):
         # Corrupt metadata of one photograph among a million; what matters is quarantined.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
+            _end_well_on_sigterm()
             return super().invoke(ctx)
         except PipelineError as error:
             click.echo(f"error: {error}", err=True)
@@ -69,6 +73,16 @@ class LazyGroup(click.Group):
                 err=True,
             )
             ctx.exit(1)
+
+
+def _end_well_on_sigterm() -> None:
+    """Take a scheduler's request to end like Ctrl-C: locks are let go, workers end."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

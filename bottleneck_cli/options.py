@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from typing import Any
 import click
 from pydantic.fields import FieldInfo
 
+from bottleneck_cli import logs
 from bottleneck_cli.console import Console
 from pipelines import workspace
 from pipelines.config import TABLES, GlobalConfig
 
 Command = Callable[..., None]
 _GLOBALS = ("seed", "verbosity", "json")
+_LOGGED = ("compress", "extract", "train-tail", "eval")  # the commands that write results
+_LOGS = "logs"
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,13 @@ def stage(table: str) -> Callable[[Command], Command]:
             content = workspace.read_file(directory)
             session = open_session(directory, content, global_flags)
             given = {name: _from_here(name, value, table) for name, value in flags.items()}
-            try:
-                command(session, workspace.table(content, table, given))
-            finally:
-                session.console.close()  # an error starts on a line of its own, below the bar
+            config = workspace.table(content, table, given)
+            with contextlib.ExitStack() as stack:
+                if table in _LOGGED:
+                    path = directory / _LOGS / _log_name(table, config)
+                    stack.enter_context(logs.kept(path, workspace.settings_line(table, config)))
+                stack.callback(session.console.close)  # an error starts a line below the bar
+                command(session, config)
 
         wrapped: Command = call
         for name, field in reversed(TABLES[table].model_fields.items()):
@@ -117,6 +124,13 @@ def open_session(directory: Path, content: Mapping[str, Any], flags: Mapping[str
     return Session(
         directory.absolute(), content, config.seed, Console(config.verbosity, config.json_output)
     )
+
+
+def _log_name(table: str, config: Any) -> str:
+    """Name a command's log file; array jobs have one a share."""
+    num_tasks = getattr(config, "num_tasks", 1)
+    share = f"-{config.task_index}-of-{num_tasks}" if num_tasks > 1 else ""
+    return f"{table}{share}.log"
 
 
 def features_dir(session: Session, asked: str) -> Path:

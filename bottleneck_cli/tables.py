@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bottleneck_cli.console import percent, size
+from bottleneck_cli.console import duration, percent, size
+
+_LONG_SILENT_S = 15  # three heartbeats of a lock that did not come
 
 
 def results(values: Mapping[str, Any]) -> list[str]:
@@ -36,14 +38,45 @@ def results(values: Mapping[str, Any]) -> list[str]:
 
 def shards(values: Mapping[str, Any]) -> str:
     """Return the line that sums up a stage which writes shards."""
+    num_other = values["num_other_shards"]
     is_idle = values["num_resumed_shards"] == values["num_shards"]
     return (
         f"{values['stage']}: {'nothing to do; ' if is_idle else ''}"
         f"{count(values['num_images'], 'image')}, {values['num_quarantined']} quarantined, "
-        f"{count(values['num_shards'], 'shard')} ({values['num_resumed_shards']} from before), "
+        f"{count(values['num_shards'], 'shard')} ({values['num_resumed_shards']} from before"
+        f"{f', {num_other} from others' if num_other else ''}), "
         f"{size(values['size_bytes'])}, {values['seconds']:.1f} s"
         + (f", {values['images_per_s']:.1f} images/s" if values.get("images_per_s") else "")
+        + _rest(values)
     )
+
+
+def _rest(values: Mapping[str, Any]) -> str:
+    """Say what other shares have to do yet."""
+    if values["is_whole"]:
+        return ""
+    num_left = values["num_planned_shards"] - values["num_shards"]
+    return f"; {count(num_left, 'shard')} left to other shares"
+
+
+def work(values: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say how an extract went: its devices, variants made on the way."""
+    lines, device = [], values["device"]
+    if device:
+        waits = ", ".join(
+            f"for {name} {device[f'wait_{name}']:.0%}" for name in ("decode", "disk", "write")
+        )
+        lines.append(
+            f"{count(values['num_workers'], 'worker')}, device busy {device['busy']:.0%}; "
+            f"waiting {waits}"
+        )
+    made = values["on_the_fly"]
+    if made:
+        lines.append(
+            f"on the fly: {made['check_s']:.1f} s to check the images, "
+            f"{made['variants_s']:.1f} s of processor time to make variants"
+        )
+    return [f"  {line}" for line in lines]
 
 
 def extracted(node: Mapping[str, Any]) -> list[str]:
@@ -64,8 +97,8 @@ def extracted(node: Mapping[str, Any]) -> list[str]:
 
 
 def count(number: int, noun: str) -> str:
-    """Format a number of things: 1 shard, 2 shards, 11 branches."""
-    plural = "es" if noun.endswith("ch") else "s"
+    """Format a number of things: 1 shard, 2 shards, 11 branches, 3 epochs."""
+    plural = "es" if noun.endswith("nch") else "s"
     return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
@@ -140,6 +173,17 @@ def verification(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def status(values: Mapping[str, Any]) -> list[str]:
+    """Return the lines that show how far each stage is, and who is at work on it."""
+    stages = values["stages"]
+    rows = [[name, *_progress(name, stage)] for name, stage in stages.items()]
+    lines = []
+    for line, stage in zip(columns(rows[0], rows[1:]), stages.values(), strict=True):
+        lines += [line, *(f"    {_holder(holder)}" for holder in stage["holders"])]
+        lines += [f"    {stage['problem']}"] if "problem" in stage else []
+    return lines
+
+
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Align cells: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
@@ -148,6 +192,36 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
     return lines
+
+
+def _progress(name: str, stage: Mapping[str, Any]) -> list[str]:
+    """Return the state, what is done of how much, and what was left out."""
+    num_done, num_total = stage["num_done"], stage["num_total"]
+    if None in (num_done, num_total) or name.startswith("eval"):
+        done = ""
+    elif name.startswith("train-tail"):
+        most = f"{num_done:,} of at most " if stage["state"] != "done" else ""
+        done = most + count(num_total, "epoch")
+    else:
+        share = percent(num_done / num_total) if num_total else "-"
+        done = f"{num_done:,} of {count(num_total, 'image')} ({share})"
+    left_out = stage["num_quarantined"] if num_total is not None else None
+    return [stage["state"], done, "" if left_out is None else f"{left_out:,} quarantined"]
+
+
+def _holder(holder: Mapping[str, Any]) -> str:
+    """Say who is at work on what, for how long and how fast."""
+    share = holder["share"]
+    what = {"": "", "plan": "planning: "}.get(share, f"share {share}: ")
+    who = "its lock cannot be read"
+    if holder["pid"] is not None:
+        who = f"pid {holder['pid']} on {holder['host']}"
+    known = [
+        f"for {duration(holder['seconds'])}" if holder["seconds"] is not None else "",
+        f"{holder['rate']:,.1f} {holder['unit']}s/s" if holder["rate"] is not None else "",
+        f"silent for {duration(holder['silent_s'])}" if holder["silent_s"] > _LONG_SILENT_S else "",
+    ]
+    return ", ".join([what + who, *filter(None, known)])
 
 
 def _times(other: float, here: float) -> str:

@@ -192,3 +192,18 @@ def test_size_is_shown_in_decimal_units(size_bytes, shown):
 @pytest.mark.parametrize(("share", "shown"), [(None, "-"), (0.0, "0.00%"), (0.77964, "77.96%")])
 def test_percent_of_a_share(share, shown):
     assert console.percent(share) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.4, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (7500, "2 h 5 min"),
+        (100 * 3600, "4 d 4 h"),
+    ],
+)
+def test_duration_is_shown_in_its_largest_units(seconds, shown):
+    assert console.duration(seconds) == shown

@@ -15,7 +15,8 @@ from bottleneck_cli.main import main
 from pipelines.config import TABLES
 
 COMMANDS = [
-    *("init", "compress", "nodes", "extract", "train-tail", "eval", "stats", "verify", "demo")
+    *("init", "compress", "nodes", "extract", "train-tail", "eval"),
+    *("status", "stats", "verify", "demo"),
 ]
 KEYS = [(table, name) for table, model in TABLES.items() for name in model.model_fields]
 # Key -> its value in the file, as a flag, and what the flag means; none is the default.
@@ -26,6 +27,9 @@ VALUES: dict[str, tuple[str, list[str], Any]] = {
     "subsampling": ("'4:2:2'", ["4:4:4"], "4:4:4"),
     "shards": ("1", ["7"], 7),
     "workers": ("1", ["7"], 7),
+    "task_index": ("1", ["7"], 7),
+    "num_tasks": ("2", ["7"], 7),
+    "hang_timeout": ("1", ["0"], 0),
     "limit": ("1", ["7"], 7),
     "max_bad_share": ("0.1", ["0.7"], 0.7),
     "max_megapixels": ("0.1", ["0.7"], 0.7),
@@ -39,6 +43,9 @@ VALUES: dict[str, tuple[str, list[str], Any]] = {
     "shard_size": ("'64MB'", ["7kB"], 7000),
     "check_images": ("1", ["7"], 7),
     "batch_size": ("1", ["7"], 7),
+    "precision": ("'float32'", ["mixed_float16"], "mixed_float16"),
+    "devices": ("'gpu'", ["gpu:1,0"], "gpu:1,0"),
+    "threads": ("1", ["7"], 7),
     "features_dir": ("'x'", ["/caches"], "/caches"),
     "run": ("'x'", ["y"], "y"),
     "start_from": ("'x'", ["y"], "y"),
@@ -59,7 +66,7 @@ def value_of(table: str, name: str) -> tuple[str, list[str], Any]:
     """Give the value in the file, the flag's arguments, and what they mean."""
     flag = "--" + name.replace("_", "-")
     if TABLES[table].model_fields[name].annotation is bool:
-        return "true", [f"--no-{name}"], False
+        return "true", [flag.replace("--", "--no-", 1)], False
     if (table, name) == ("stats", "images"):
         return "1", [flag, "7"], 7
     if name == "node":
@@ -231,11 +238,27 @@ def test_command_with_a_wrong_common_flag_is_a_usage_error(table, workspace_dir)
         ("--format", "hdf5", "parquet or tfrecord"),
         ("--shard-size", "12 mb", "a size such as 128MB"),
         ("--check-images", "-1", "0 or more"),
+        ("--workers", "0", "auto, or 1 or more"),
+        ("--batch-size", "0", "auto, or 1 or more"),
+        ("--devices", "gpu:x", "auto, cpu, gpu, or GPUs such as gpu:0,1"),
     ],
 )
 def test_extract_with_a_wrong_flag_is_a_usage_error(flag, value, allowed, workspace_dir):
     message = the_error(invoke("extract", "-C", workspace_dir, flag, value), status=2)
     assert message == f"{flag}: '{value}' is not allowed; allowed: {allowed}"
+
+
+@pytest.mark.parametrize("table", ["compress", "extract"])
+def test_share_that_is_not_there_is_a_usage_error(table, workspace_dir):
+    flags = ("--num-tasks", "4", "--task-index", "4", "--images", workspace_dir)
+    flags = flags if table == "compress" else flags[:4]
+    message = the_error(invoke(table, "-C", workspace_dir, *flags), status=2)
+    assert message == "task-index 4: with --num-tasks 4 it is one of 0 to 3"
+
+
+def test_compress_of_no_workers_is_a_usage_error(workspace_dir):
+    message = the_error(invoke("compress", "-C", workspace_dir, "--workers", "0"), status=2)
+    assert message == "--workers: '0' is not allowed; allowed: auto, or 1 or more"
 
 
 def test_unknown_flag_and_command_are_usage_errors_that_help(workspace_dir):
