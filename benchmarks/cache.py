@@ -24,7 +24,7 @@ from benchmarks import cache_bounds, filling, real_cache, report
 from benchmarks.cache_baselines import BASELINES, RawSparseRecords, TextFiles
 from pipelines.storage.cache import FeatureCache, shard_of
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan
+from pipelines.storage.plan import Plan
 
 Rate = Callable[[], float]
 _BATCH_SIZE = 16

@@ -19,8 +19,9 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from pipelines.config import CompressConfig
+    from pipelines.execution.engine import Piece, Report
     from pipelines.images.encode import Encoder
-    from pipelines.storage.manifest import Task
 
 _TARGET = "at least 0.8"
 _SHARD_ROWS = 64  # as short as makes no difference to the shard, so that the two stay close in time
@@ -116,10 +117,9 @@ def _rate_of_stage(workspace_dir: Path, config: CompressConfig) -> float:
 
 def _originals(workspace_dir: Path) -> list[bytes]:
     """Return the bytes of the images that the stage took."""
-    from pipelines import compress
     from pipelines.storage import variants
 
-    set_dir = workspace_dir / "variants" / compress.SET
+    set_dir = workspace_dir / variants.STORED_DIR
     source = variants.open_set(set_dir, (variants.ORIGINAL,))
     return [
         row.variants[0]
@@ -165,47 +165,58 @@ def _rates_in_workers(
     Returns:
         Images/s of all processes together while they make shards, and while they run bare.
     """
-    from pipelines.execution.processes import run_pieces
+    from pipelines.execution.engine import CrewSettings, Piece
+    from pipelines.execution.local import open_crew
+    from pipelines.execution.slots import cpu_slots
     from pipelines.images import sources
     from pipelines.images.codecs import JpegCodec
-    from pipelines.images.encode import Encoder
+    from pipelines.images.encode import Encoder, Listed
     from pipelines.storage import variants
-    from pipelines.storage.manifest import split_into_tasks
+    from pipelines.storage.plan import split_into_tasks
 
-    source = variants.open_set(workspace_dir / "variants" / "jpeg", (variants.ORIGINAL,))
+    source = variants.open_set(workspace_dir / variants.STORED_DIR, (variants.ORIGINAL,))
     root = sources.open_source(config.images, base_dir=workspace_dir).root
     encoder = Encoder(root, JpegCodec(config.qualities, config.subsampling), config.max_megapixels)
     num_rows = source.num_rows()
     tasks = split_into_tasks(num_rows, sum(num_rows.values()) // _SHARD_ROWS, variants.SUFFIX)
     pieces = [
-        (
+        Piece(
             task.shard,
-            (task, [(r.id, r.label) for r in source.rows(task.split, task.start, task.stop)]),
+            Listed(task, [(r.id, r.label) for r in source.rows(task.split, task.start, task.stop)]),
         )
         for task in tasks
     ]
-    with tempfile.TemporaryDirectory(dir=workspace_dir) as folder:
-        work = partial(_make_and_run_bare, Path(folder), encoder, config)
-        found = [seconds for _, seconds in run_pieces(work, pieces, cores, lambda count: None)]
+    settings = CrewSettings(cpu_slots(cores))
+    with (
+        tempfile.TemporaryDirectory(dir=workspace_dir) as folder,
+        open_crew(_MadeAndBare(Path(folder), encoder, config), settings) as crew,
+    ):
+        found = [seconds for _, seconds in crew.run(deque(pieces))]
     made_s, bare_s = (sum(column) for column in zip(*found, strict=True))
     return cores * sum(num_rows.values()) / made_s, cores * sum(num_rows.values()) / bare_s
 
 
-def _make_and_run_bare(
-    folder: Path,
-    encoder: Encoder,
-    config: CompressConfig,
-    work: tuple[Task, list[tuple[str, int]]],
-    advance: Callable[[int], None],
-) -> tuple[float, float]:
-    """Make one shard as the stage does, then run bare on its images; seconds of each."""
-    from pipelines.images.encode import make_shard
+@dataclass(frozen=True)
+class _MadeAndBare:
+    """A job: makes shards as the stage does, then runs bare on the same images."""
 
-    started = time.perf_counter()
-    make_shard(folder, encoder, work, advance)
-    made_s = time.perf_counter() - started
-    files = [(encoder.root / name).read_bytes() for name, _ in work[1]]
-    return made_s, len(files) / bare(files, config)
+    folder: Path
+    encoder: Encoder
+    config: CompressConfig
+
+    def open(self) -> _MadeAndBare:
+        return self
+
+    def work(self, pieces: Iterator[Piece], report: Report) -> None:
+        """Give the seconds of each."""
+        from pipelines.images.encode import make_shard
+
+        for piece in pieces:
+            started = time.perf_counter()
+            make_shard(self.folder, self.encoder, piece.body, lambda count: None)
+            made_s = time.perf_counter() - started
+            files = [(self.encoder.root / name).read_bytes() for name, _ in piece.body.rows]
+            report.done(piece, (made_s, len(files) / bare(files, self.config)))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from pipelines.storage.variants import VariantRow
 
 _BACKBONE = "efficientnet_lite0"
 _NODES = ("avg_pool", "block7a_expand_activation")
-_TARGET = "at least 0.9"
+_TARGET = "at least 0.95"
 _MAX_BATCHES = 16  # ready in memory; more images go through the same ones again
 _MAX_MEGAPIXELS = 100.0
 
@@ -103,12 +103,12 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
         workspace_dir = Path(folder)
-        list_path = _write_list(workspace_dir, arguments.images, arguments.batch_size)
+        list_path = write_list(workspace_dir, arguments.images, arguments.batch_size)
         given = {"images": str(list_path), "qualities": arguments.qualities}
         made_from = {key: value for key, value in given.items() if value}
         compress.run(workspace_dir, CompressConfig.model_validate(made_from), 0, Silent())
         profile = devices.configure()
-        halves = _ready_halves(workspace_dir, config)
+        halves = _ready_halves(workspace_dir, config, arguments.batch_size)
         figures = report.take_turns(
             {
                 "stage": lambda: _rate_of_stage(workspace_dir, config, len(halves.rows)),
@@ -139,7 +139,7 @@ def main() -> None:
     report.publish("extract", arguments, [row])
 
 
-def _write_list(folder: Path, num_images: int, batch_size: int) -> Path:
+def write_list(folder: Path, num_images: int, batch_size: int) -> Path:
     """Write a list of solar cells whose splits are whole batches.
 
     A shard's last batch is padded; with few images that would be a share of the work that no real
@@ -164,9 +164,9 @@ def _write_list(folder: Path, num_images: int, batch_size: int) -> Path:
     return path
 
 
-def _ready_halves(workspace_dir: Path, config: ExtractConfig) -> _Halves:
+def _ready_halves(workspace_dir: Path, config: ExtractConfig, batch_size: int) -> _Halves:
     """Build what the stage builds, and prepare some batches."""
-    source = variants.open_set(workspace_dir / extract.VARIANTS_DIR, config.branches)
+    source = variants.open_set(workspace_dir / variants.STORED_DIR, config.branches)
     rows = [
         row for split, count in source.num_rows().items() for row in source.rows(split, 0, count)
     ]
@@ -177,7 +177,7 @@ def _ready_halves(workspace_dir: Path, config: ExtractConfig) -> _Halves:
         nodes.front(backbone.model, chosen),
         [node.name for node in chosen],
         forward.Batch(
-            config.batch_size,
+            batch_size,
             len(source.names),
             (protocol.size, protocol.size, 3),
             protocol,
@@ -189,11 +189,8 @@ def _ready_halves(workspace_dir: Path, config: ExtractConfig) -> _Halves:
         protocol=protocol,
         max_megapixels=_MAX_MEGAPIXELS,
     )
-    starts = range(0, len(rows), config.batch_size)[:_MAX_BATCHES]
-    batches = [
-        prepare(rows[start : start + config.batch_size], batch_size=config.batch_size)
-        for start in starts
-    ]
+    starts = range(0, len(rows), batch_size)[:_MAX_BATCHES]
+    batches = [prepare(rows[start : start + batch_size], batch_size=batch_size) for start in starts]
     return _Halves(rows, partial(prepare, batch_size=1), run_forward, batches)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from pipelines.storage import cells, feature_writer
 from pipelines.storage.cache import FeatureCache, shard_of
-from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
+from pipelines.storage.manifest import ShardFolder
+from pipelines.storage.plan import Plan, Receipt, Task
 from pipelines.storage.rows import Shard
 
 Batches = Iterable[tuple[list[int], np.ndarray]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import compress, extract
+from pipelines import compress
 from pipelines.config import CompressConfig
 from pipelines.execution import devices
 from pipelines.extraction.inputs import Images
@@ -39,7 +39,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
         workspace_dir = Path(folder)
         compress.run(workspace_dir, CompressConfig(images="elpv", limit=num_images), 0, Silent())
-        found = variants.open_set(workspace_dir / extract.VARIANTS_DIR, ("all",))
+        found = variants.open_set(workspace_dir / variants.STORED_DIR, ("all",))
         backbone = backbones.load(_BACKBONE)
         protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)
         source = Images(found, protocol)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import report
@@ -50,6 +50,12 @@ def main() -> None:
         default=["avg_pool", "block7a_expand_activation"],
         help="extracted in one pass, then trained from one by one",
     )
+    parser.add_argument(
+        "--workers",
+        type=report.positive,
+        default=2,
+        help="also compare so many workers of compress and extract with one, on the small set",
+    )
     parser.add_argument("--qualities", metavar="QF,QF,...", help="of the variants, else all ten")
     arguments = parser.parse_args()
     if arguments.images[0] >= arguments.images[1]:
@@ -59,7 +65,48 @@ def main() -> None:
         for i, num_images in enumerate(arguments.images):
             for name, peak_mb in _run_all(num_images, arguments):
                 peaks.setdefault(name, ([], []))[i].append(peak_mb)
-    report.publish("memory", arguments, [_row(name, arguments, *peaks[name]) for name in peaks])
+    rows = [_row(name, arguments, *peaks[name]) for name in peaks]
+    if arguments.workers > 1:
+        rows += _rows_of_workers(arguments)
+    report.publish("memory", arguments, rows)
+
+
+def _rows_of_workers(arguments: argparse.Namespace) -> list[report.Row]:
+    """Hold several workers against as many times one: the bound that the guide states."""
+    stages = [stage for stage in ("compress", "extract") if stage in arguments.stages]
+    found: dict[tuple[str, int], list[float]] = {}
+    for _ in range(arguments.repetitions):
+        for num in (1, arguments.workers):
+            for stage, peak_mb in _run_with_workers(num, stages, arguments):
+                found.setdefault((stage, num), []).append(peak_mb)
+    return [
+        report.compare(
+            f"{stage}, {arguments.workers} workers",
+            "MB at most",
+            found[stage, arguments.workers],
+            [arguments.workers * peak_mb for peak_mb in found[stage, 1]],
+            f"{arguments.workers} times one worker with its parent",
+            "at most 1",
+        )
+        for stage in stages
+    ]
+
+
+def _run_with_workers(
+    num_workers: int, stages: Sequence[str], arguments: argparse.Namespace
+) -> Iterator[tuple[str, float]]:
+    """Compress and extract the small set; give the peaks in MB."""
+    with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
+        workspace_dir = Path(folder) / "workspace"
+        _peak_mb("init", str(workspace_dir), "--images", "elpv")
+        for name, stage, flags in _commands(min(arguments.images), arguments):
+            if stage not in ("compress", *stages):
+                continue
+            same = ["-C", str(workspace_dir), *flags, "--workers", str(num_workers)]
+            shards = ["--threads", "1", "--shards", "12"] if stage == "extract" else []
+            peak_mb = _peak_mb(stage, *same, *shards)
+            if stage in stages:
+                yield name, peak_mb
 
 
 def _row(

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.filling import Batches, fill
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan, Task
+from pipelines.storage.plan import Plan, Task
 from pipelines.storage.probe import Probe
 
 _ROWS_PER_BATCH = 16

@@ -13,7 +13,7 @@ from benchmarks.filling import Batches, fill
 from pipelines.networks.nodes import Node
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan, Task, split_into_tasks
+from pipelines.storage.plan import Plan, Task, split_into_tasks
 from pipelines.storage.probe import Probe
 
 _BRANCHES = ("original", *(f"q{qf:03d}" for qf in range(10, 101, 10)))

@@ -52,9 +52,10 @@ def run_benchmark(name: str, arguments: str, json_path: Path) -> dict:
         ("train_step", TINY_TRAINING, ["streamed", "resident"]),
         (
             "memory",
-            "--images 8 12 --nodes avg_pool --qualities 50",
+            "--images 8 12 --nodes avg_pool --qualities 50 --workers 1",
             ["compress", "extract", "train-tail avg_pool"],
         ),
+        ("scaling", "--images 12 --extracted 16", ["compress", "compress", "extract"]),
     ],
 )
 def test_benchmark_tiny_writes_finite_positive_ratios(name, arguments, expected, tmp_path):
@@ -97,7 +98,7 @@ def test_imagenet_start_is_measured_at_both_steps(load):
 
 def test_memory_compress_only_is_more_than_an_interpreter(tmp_path):
     content = run_benchmark("memory", "--stages compress --images 8 12", tmp_path / "rows.json")
-    (row,) = content["rows"]
+    row, _ = content["rows"]
     # An interpreter alone holds about 10 MB; KiB taken for bytes, or bytes for KiB, shows here.
     assert 20 < row["baseline"] < 20_000
 
