@@ -15,7 +15,8 @@ from pipelines.storage import cells, feature_writer, formats
 from pipelines.storage.cache import FeatureCache, shard_of
 from pipelines.storage.dtypes import Ranges
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan, ShardFolder, split_into_tasks
+from pipelines.storage.manifest import ShardFolder
+from pipelines.storage.plan import Plan, split_into_tasks
 
 BRANCHES = ("original", "q010", "q050")
 ROWS = {"train": 44, "val": 20, "test": 30}

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from pipelines.storage import cells, feature_writer, formats
 from pipelines.storage.cache import shard_of
 from pipelines.storage.layout import DTYPES, ENCODINGS, FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan, Receipt, ShardFolder, split_into_tasks
+from pipelines.storage.manifest import ShardFolder
+from pipelines.storage.plan import Plan, Receipt, split_into_tasks
 from pipelines.storage.rows import Shard
 
 ROWS = {"train": 37, "val": 10}

@@ -16,7 +16,7 @@ from pipelines.progress import Silent
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.fingerprint import digest
 from pipelines.storage.formats import FORMATS
-from pipelines.storage.manifest import Plan, Receipt, Task
+from pipelines.storage.plan import Plan, Receipt, Task
 
 RECEIPT_KEYS = [*Receipt.__dataclass_fields__, "receipt_sha256"]
 SHARD_KEYS = [*Task.__dataclass_fields__, *Receipt.__dataclass_fields__]

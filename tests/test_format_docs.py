@@ -16,6 +16,7 @@ from shards import LAYOUTS, ROWS, make_layout, write_cache
 
 from pipelines import compress, extract
 from pipelines.config import CompressConfig
+from pipelines.execution.inline import open_crew
 from pipelines.images.codecs import JpegCodec, decode_variant
 from pipelines.images.decode import decode_original
 from pipelines.progress import Silent
@@ -102,7 +103,7 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "images" / "odd" / "link").symlink_to("nowhere")
     write_bad_files(path / "images" / "odd")
     config = CompressConfig(images="images", qualities=(10, 90), max_bad_share=0.9, shards=4)
-    compress.run(path, config, 0, Silent())
+    compress.run(path, config, 0, Silent(), open_crew)
     return path
 
 
@@ -159,7 +160,7 @@ def test_cache_page_names_every_key_of_the_files(workspace, extracted):
     chained = {"from_node": "block7a_expand_activation", "node": ("avg_pool",)}
     stored = {"dtype": "uint8", "format": "tfrecord", "overwrite": True}
     config = extracted.config.model_copy(update={**chained, **stored})
-    extract.run(workspace, config, 0, Silent())
+    extract.run(workspace, config, 0, Silent(), open_crew)
     features = workspace / "features"
     details = json.loads((features / "avg_pool" / "plan.json").read_text("utf-8"))["details"]
     assert {"scales", "zero_points", "probe"} <= details.keys()

@@ -25,7 +25,8 @@ from pipelines.storage import formats
 from pipelines.storage.cache import FeatureCache, shard_of
 from pipelines.storage.cells import Cells, EncodedRows, encode
 from pipelines.storage.layout import FORMAT_VERSION, Layout
-from pipelines.storage.manifest import Plan, ShardFolder, Task
+from pipelines.storage.manifest import ShardFolder
+from pipelines.storage.plan import Plan, Task
 
 ALL = pytest.mark.parametrize("name", LAYOUTS)
 FORMATS = pytest.mark.parametrize("format", formats.FORMATS)

@@ -14,7 +14,8 @@ from shards import flip_bit
 
 from pipelines.errors import ConfigError, ManifestError, ShardError
 from pipelines.storage import parquet, variants
-from pipelines.storage.manifest import Plan, ShardFolder, split_into_tasks
+from pipelines.storage.manifest import ShardFolder
+from pipelines.storage.plan import Plan, split_into_tasks
 from pipelines.storage.variants import VariantRow, VariantSet
 
 NAMES = ("original", "q010", "q050")

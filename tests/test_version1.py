@@ -14,7 +14,8 @@ from pipelines.storage import cells, parquet, version1
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.cells import Cells
 from pipelines.storage.layout import ENCODINGS, Layout
-from pipelines.storage.manifest import Plan, Receipt, ShardFolder, Task
+from pipelines.storage.manifest import ShardFolder
+from pipelines.storage.plan import Plan, Receipt, Task
 
 BRANCHES = ("original", "q010", "q050")
 LAYOUTS = {

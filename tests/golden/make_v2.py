@@ -59,7 +59,8 @@ def make_features(folder: Path, format: str, kind: str) -> None:
     from pipelines.storage import cells, feature_writer, formats
     from pipelines.storage.cache import shard_of
     from pipelines.storage.layout import Layout
-    from pipelines.storage.manifest import Plan, ShardFolder, Task
+    from pipelines.storage.manifest import ShardFolder
+    from pipelines.storage.plan import Plan, Task
 
     encoding, dtype = kind.split("-")
     scaled = {"scales": SCALES, "zero_points": ZERO_POINTS} if dtype == "uint8" else {}
