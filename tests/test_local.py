@@ -213,12 +213,19 @@ def test_workers_leave_ctrl_c_to_their_parent(tmp_path):
 
 
 def test_ctrl_c_is_the_parents_again_when_workers_have_started():
+    def handler(number: int, frame: object) -> None:
+        pass
+
     before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
-    with crew_of(work.square) as crew:
-        crew.call(Piece("a", 1))
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == before
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    kept = signal.signal(signal.SIGINT, handler)
+    try:
+        with crew_of(work.square) as crew:
+            crew.call(Piece("a", 1))
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == before
+            assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, kept)
 
 
 def test_run_in_an_unguarded_program_says_what_is_missing(tmp_path):

@@ -134,6 +134,16 @@ def test_run_a_piece_at_which_workers_crash_is_looked_at_at_the_second_death(
     assert [piece.name for piece in crashed.pieces] == ["a"] * num_calls
 
 
+@pytest.mark.parametrize("ends", ["11 9 11", "9 11 11", "11 11 9"])
+def test_run_crashes_are_counted_past_deaths_by_somebody_elses_hand(ends, tmp_path):
+    (tmp_path / "a").write_text(ends)
+    (tmp_path / "mended").write_text("")
+    crashed = Crashed(Piece("a", tmp_path / "mended"))
+    todo = pieces_of([tmp_path / "a"])
+    assert done_by(work.end_by, todo, 1, on_crash=crashed) == {"a": "done"}
+    assert [piece.body.name for piece in crashed.pieces] == ["a"]
+
+
 def test_run_what_is_put_in_the_place_of_a_piece_that_crashes_is_done(tmp_path):
     todo, (other,) = files_of(tmp_path, a=99), files_of(tmp_path, mended=0)
     crashed = Crashed(Piece("a", other.body))

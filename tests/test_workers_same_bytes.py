@@ -15,7 +15,7 @@ import pytest
 from extracting import WAY, Extract
 from images import make_class_folders
 from processes import PROGRAM, bottleneck, kill_when, tree, wait_until
-from working import Start, extract_command, fill_with, network, started
+from working import extract_command, fill_with, network, started
 
 from pipelines import compress
 from pipelines.config import CompressConfig
@@ -34,6 +34,8 @@ EXTRACTS = {
     "parquet": Extract("parquet", "float16", shards=7, batch_size=12, rows=ROWS),
     "tfrecord": Extract("tfrecord", "uint8", shards=7, batch_size=12, rows=ROWS),
 }
+
+AT_WORK = Extract(shards=7, batch_size=14, rows={"train": 14})  # a batch of the probe, one a shard
 
 
 @pytest.fixture(scope="module")
@@ -235,14 +237,15 @@ def test_extract_overwrite_by_shares_that_wait_writes_the_new_caches(extract, fe
     assert everything(tmp_path) == features
 
 
-@pytest.fixture
-def at_work(tmp_path: Path) -> Iterator[Start]:
-    """A share, 0 of 2, of a Parquet extract below `tmp_path` that has planned and is not done."""
-    command = extract_command(tmp_path, EXTRACTS["parquet"], 1, Share(0, 2), pause_s=0.5)
+@pytest.fixture(scope="module")
+def at_work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of an extract whose share 0 of 2 has planned and is not done."""
+    folder = tmp_path_factory.mktemp("at_work")
+    command = extract_command(folder, AT_WORK, 1, Share(0, 2), pause_s=3)
     with started(command) as start:
-        plan = tmp_path / "pool" / "plan.json"
+        plan = folder / "pool" / "plan.json"
         wait_until(lambda: plan.exists() or start.process.poll() is not None)
-        yield start
+        yield folder
         assert start.process.poll() is None, "was done before the others came"
 
 
@@ -255,18 +258,16 @@ def at_work(tmp_path: Path) -> Iterator[Start]:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_extract_share_that_goes_not_with_one_at_work_is_refused(share, words, at_work, tmp_path):
+def test_extract_share_that_goes_not_with_one_at_work_is_refused(share, words, at_work):
     way = dataclasses.replace(WAY, share=share)
     with pytest.raises(ManifestError, match=words):
-        fill_with(tmp_path, network(EXTRACTS["parquet"]), inline.open_crew, way=way)
+        fill_with(at_work, network(AT_WORK), inline.open_crew, way=way)
 
 
-def test_extract_overwrite_beside_a_share_at_work_is_refused(at_work, tmp_path):
-    plans = {path: path.read_bytes() for path in tmp_path.glob("*/plan.json")}
-    anew = dataclasses.replace(EXTRACTS["parquet"], seed=1, overwrite=True)
+def test_extract_overwrite_beside_a_share_at_work_is_refused(at_work):
+    plans = {path: path.read_bytes() for path in at_work.glob("*/plan.json")}
+    anew = dataclasses.replace(AT_WORK, seed=1, overwrite=True)
     way = dataclasses.replace(WAY, share=Share(1, 2))
     with pytest.raises(ManifestError, match=r"another command is at work here \(\.lock\.0-of-2"):
-        fill_with(tmp_path, network(anew), inline.open_crew, way=way)
-    assert {path: path.read_bytes() for path in tmp_path.glob("*/plan.json")} == plans
-    with started(extract_command(tmp_path, EXTRACTS["parquet"], 1, Share(1, 2))) as beside:
-        assert beside.ended()[0] == 0
+        fill_with(at_work, network(anew), inline.open_crew, way=way)
+    assert {path: path.read_bytes() for path in at_work.glob("*/plan.json")} == plans

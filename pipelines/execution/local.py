@@ -38,6 +38,7 @@ class Local:
         self._crew: list[Spawned] = []
         self._advance: Callable[[int], None] = ignore
         self._deaths: Counter[str] = Counter()
+        self._crashes: Counter[str] = Counter()  # those of them that nobody else brought about
         self._openings: Counter[str] = Counter()
 
     def run(
@@ -58,7 +59,7 @@ class Local:
                     self._bury(spawned, todo)
                 elif message[0] == "done":
                     piece = spawned.hand.pop(message[1])
-                    del self._deaths[piece.name]
+                    del self._deaths[piece.name], self._crashes[piece.name]
                     self._openings[spawned.slot.name] = 0
                     self._hand_out(todo)  # at once: what is done with a result takes time
                     yield piece, message[2]
@@ -167,16 +168,18 @@ class Local:
         for piece in reversed(spawned.hand.values()):
             self._advance(-spawned.counted[piece.name])
             self._deaths[piece.name] += 1
-            if self._deaths[piece.name] >= _MAX_DEATHS:
+            is_crash = spawned.is_own_fault and not spawned.is_lost
+            self._crashes[piece.name] += is_crash
+            following = self._examined(spawned, piece) if is_crash else piece
+            if following != piece:  # without what ended its workers
+                del self._deaths[piece.name], self._crashes[piece.name]
+            elif self._deaths[piece.name] >= _MAX_DEATHS:
                 raise WorkerError(
                     f"{piece.name}: {_MAX_DEATHS} worker processes died at it, the last one {how}"
                     f"{_quoted(spawned)}; run again with fewer workers if memory is short: "
                     "what is whole is kept"
                 )
-            examined = self._examined(spawned, piece)
-            if examined != piece:  # without what ended its workers
-                del self._deaths[piece.name]
-            todo.appendleft(examined)
+            todo.appendleft(following)
 
     def _count_opening(self, spawned: Spawned, how: str) -> None:
         if not spawned.is_begun and spawned.is_own_fault:
@@ -199,9 +202,8 @@ class Local:
 
     def _examined(self, spawned: Spawned, piece: Piece) -> Piece:
         """Return what is tried next in the place of a piece that a worker died at."""
-        is_crash = spawned.is_own_fault and not spawned.is_lost
         on_crash = self._settings.on_crash
-        if on_crash is None or not is_crash or self._deaths[piece.name] < _CRASHES:
+        if on_crash is None or self._crashes[piece.name] != _CRASHES:
             return piece
         _logger.warning("%s: looking for what ends the workers", piece.name)
         return on_crash(piece, partial(trial.ending_of, self._job, spawned.slot, self._settings))

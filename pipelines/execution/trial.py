@@ -12,6 +12,7 @@ from pipelines.execution.spawning import Spawned
 
 ItemT = TypeVar("ItemT")
 _TRIES = 3  # somebody else may end a process, too
+_HANG_S = 60.0  # at most: there are many tries, each with a sign of life an image
 
 
 def ending_of(job: Job, slot: Slot, settings: CrewSettings, piece: Piece) -> str | None:
@@ -28,7 +29,7 @@ def ending_of(job: Job, slot: Slot, settings: CrewSettings, piece: Piece) -> str
     for _ in range(_TRIES):
         spawned = Spawned(job, slot)
         try:
-            how = _try(spawned, piece, settings.hang_s)
+            how = _try(spawned, piece, min(settings.hang_s, _HANG_S))
         finally:
             spawning.end_all([spawned])
         if how is None or spawned.is_own_fault:
