@@ -1,22 +1,19 @@
-"""Compress in shares: one after another or at once, they end with the bytes of a single start."""
+"""Compress in shares: what one alone is, and that all end with the bytes of a single start."""
 
 from __future__ import annotations
 
 import itertools
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from images import make_class_folders, truncated
-from processes import PROGRAM, tree
+from processes import tree
 
 from pipelines import compress
 from pipelines.config import CompressConfig
-from pipelines.errors import ManifestError
 from pipelines.execution import inline
 from pipelines.progress import Silent
-from pipelines.storage import locks
 
 NUM_IMAGES, NUM_BAD, NUM_SHARDS = 24, 2, 5
 
@@ -81,38 +78,3 @@ def test_compress_more_shares_than_shards_have_nothing_to_do(images, whole, tmp_
     found = [run(tmp_path, images, index, 7) for index in range(7)]
     assert [summary["is_whole"] for summary in found] == [False] * 4 + [True] * 3
     assert tree(tmp_path) == whole
-
-
-def test_compress_share_goes_beside_others_of_as_many_alone(images, tmp_path):
-    refused = {
-        (0, 1): "another command is at work here",
-        (0, 2): "another command is at work here",
-        (1, 3): "share 1-of-3 was asked for, and share 0-of-2 is at work",
-    }
-    with locks.hold(tmp_path / "variants/jpeg", share="0-of-2"):
-        for (index, num), words in refused.items():
-            with pytest.raises(ManifestError, match=rf"{words} \(\.lock\.0-of-2: pid "):
-                run(tmp_path, images, index, num)
-        assert run(tmp_path, images, 1, 2)["num_shards"] == 2
-
-
-def test_compress_shares_at_once_end_with_the_same_bytes(images, whole, tmp_path):
-    (tmp_path / "bottleneck.toml").write_text(
-        f"[compress]\nimages = '{images}'\nqualities = [50]\nshards = {NUM_SHARDS}\n"
-        "max_bad_share = 0.5\nworkers = 1\n"
-    )
-    shares = [["--task-index", str(index), "--num-tasks", "3"] for index in range(3)]
-    starts = [
-        subprocess.Popen(
-            [PROGRAM, "compress", "-C", str(tmp_path), *share],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for share in shares
-    ]
-    for start in starts:
-        with start:
-            _, errors = start.communicate(timeout=120)
-        assert start.returncode == 0, errors
-    assert tree(tmp_path, (".lock", "bottleneck.toml")) == whole

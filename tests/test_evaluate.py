@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from caches import lite0, make_cache, read_split
-from click.testing import CliRunner
+from commands import invoke
 from processes import modules_loaded_by, tree
 from scipy.stats import binomtest
 
-from bottleneck_cli.main import main
 from pipelines import evaluate, train_tail
 from pipelines.config import EvalConfig, TrainTailConfig
 from pipelines.errors import ConfigError, ManifestError, TrainingError
@@ -141,7 +140,7 @@ def test_eval_predictions_hold_each_images_ranks_and_type(judged):
 
 
 def test_eval_json_on_stdout_is_the_results(workspace):
-    result = CliRunner().invoke(main, ["eval", "--json", "-C", str(workspace)])
+    result = invoke("eval", "--json", "-C", workspace)
     assert result.exit_code == 0, result.output
     saved = json.loads((workspace / "runs" / "avg_pool" / "results.json").read_text())
     assert json.loads(result.stdout) == saved

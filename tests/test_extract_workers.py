@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from extracting import Extract, InProcess, MadeUpNetwork, files, fill
-from processes import ask, running
 
 from pipelines.errors import FeatureError, WorkerError
 from pipelines.execution import inline, local
@@ -23,23 +22,6 @@ from pipelines.progress import Silent
 from pipelines.storage.formats import FORMATS
 
 ROWS = {"train": 23, "val": 4}
-SHARE_FILLER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from extracting import Extract, fill
-from pipelines.execution.shares import Share
-from pipelines.extraction import job
-from pipelines.progress import Silent
-class Waiting(Silent):
-    def advance(self, count):
-        print("ready", flush=True)
-        sys.stdin.readline()
-        self.advance = Silent().advance
-way = job.Way(4, Share(int(sys.argv[4]), 2))
-done = fill(Path(sys.argv[2]), Extract(sys.argv[3], shards=6), Waiting(), way=way)
-print("whole" if done.is_whole else "not whole", flush=True)
-"""
 
 
 class Counted(Silent):
@@ -93,15 +75,6 @@ def test_extract_threads_and_batches_at_once_change_no_byte(threads, in_flight, 
     done = fill(tmp_path / "a", extract, progress, engine=here(threads, in_flight))
     assert files(tmp_path / "a") == clean(extract, tmp_path)
     assert (progress.total, progress.done, done.is_whole) == (27, 27, True)
-
-
-@pytest.mark.parametrize(("num_workers", "threads"), [(1, 0), (1, 2), (3, 0), (3, 2)])
-def test_extract_number_of_workers_changes_no_byte(num_workers, threads, extract, tmp_path):
-    progress = Counted()
-    done = fill(tmp_path / "a", extract, progress, engine=elsewhere(num_workers, threads))
-    assert files(tmp_path / "a") == clean(extract, tmp_path)
-    assert (progress.total, progress.done, done.is_whole) == (27, 27, True)
-    assert (done.num_images, done.num_resumed_shards) == (27, 0)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -164,14 +137,3 @@ def test_extract_more_shares_than_shards_have_nothing_to_do(extract, tmp_path):
         assert done.num_images > 0 or index > 5
     assert done.is_whole
     assert files(tmp_path / "a") == clean(extract, tmp_path)
-
-
-@pytest.mark.parametrize("first", [0, 1])
-def test_extract_two_shares_at_once_end_with_the_same_bytes(first, tmp_path):
-    extract, folder = Extract(shards=6), tmp_path / "a"
-    arguments = (Path(__file__).parent, folder, extract.format, str(first))
-    with running(SHARE_FILLER, *arguments) as other:  # in the middle of its first shard
-        done = fill(folder, extract, way=job.Way(4, Share(1 - first, 2)))
-        assert not done.is_whole
-        assert ask(other, "go on") == "whole"
-    assert files(folder) == clean(extract, tmp_path)

@@ -94,7 +94,8 @@ def test_run_a_result_that_does_not_pickle_is_a_bug_that_shows():
         done_by(work.give_a_lock, pieces_of([1, 2]))
 
 
-def test_run_what_workers_print_and_log_goes_to_the_log_alone(capfd, caplog):
+def test_run_what_workers_print_and_log_goes_to_the_log_alone(capfd, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("pipelines"), "handlers", [])  # of no command before
     caplog.set_level(logging.INFO, "pipelines")
     done_by(work.say, deque([Piece("a", "hello")]), 1)
     said = {record.getMessage() for record in caplog.records if "hello" in record.getMessage()}
