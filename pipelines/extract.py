@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.compression import sets
+from pipelines.compression import plans, sets
 from pipelines.compression.plans import Asked
 from pipelines.config import CompressConfig, ExtractConfig
 from pipelines.errors import ConfigError
@@ -120,6 +120,7 @@ def _list_images(call: _Call, config: CompressConfig | None) -> Encoder:
         raise ValueError("on_the_fly needs the settings of compress")
     asked = Asked.from_settings(config.model_dump(), call.seed, is_stored=False)
     way = sets.Way(call.engine, config.workers, config.hang_timeout)
+    plans.check_named(call.workspace_dir, asked)
     set_dir = call.workspace_dir / variants.LISTED_DIR
     with locks.planning(set_dir.parent, call.progress.say):  # one share does it for all
         made = sets.make(call.workspace_dir, set_dir, asked, way, call.progress)

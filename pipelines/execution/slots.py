@@ -66,7 +66,8 @@ def _installed() -> dict[str, str]:
         )
         pairs = (line.partition(",") for line in result.stdout.splitlines() if "," in line)
         return {index.strip(): name.strip() for index, _, name in pairs}
-    return {path.name[6:]: "" for path in sorted(Path("/dev").glob("nvidia[0-9]*"))}
+    names = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return dict.fromkeys(sorted(filter(str.isdigit, names), key=int), "")
 
 
 def choose(devices: str, workers: int | None, threads: int) -> list[Slot]:

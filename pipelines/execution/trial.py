@@ -12,6 +12,7 @@ from pipelines.execution.spawning import Spawned
 
 ItemT = TypeVar("ItemT")
 _TRIES = 3  # somebody else may end a process, too
+_OPEN_S = 600.0
 _HANG_S = 60.0  # at most: there are many tries, each with a sign of life an image
 
 
@@ -39,7 +40,7 @@ def ending_of(job: Job, slot: Slot, settings: CrewSettings, piece: Piece) -> str
 
 def _try(spawned: Spawned, piece: Piece, hang_s: float) -> str | None:
     while True:
-        limit = hang_s if hang_s and spawned.hand else None
+        limit = (hang_s if spawned.hand else _OPEN_S) or None
         found = wait([spawned.connection, spawned.words], limit)
         if not found:
             spawned.kill_hanging()
