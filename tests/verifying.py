@@ -21,6 +21,12 @@ from pipelines.workspace import read_file
 VARIANTS = "variants/jpeg"
 CACHES = {"features": Extract("parquet"), "tf": Extract("tfrecord", "uint8")}
 NUM_VARIANTS, NUM_FEATURES = 3, 6  # shards of the variants, of the two nodes in a folder of caches
+# Shards of each kind, and the folder of caches where they lie.
+PATTERNS = {
+    "variants": (f"{VARIANTS}/train-*.parquet", ""),
+    "parquet": ("features/front/train-*.parquet", "features"),
+    "tfrecord": ("tf/pool/train-*.tfrecord", "tf"),
+}
 
 
 def make_workspace(root: Path) -> Path:
@@ -40,6 +46,14 @@ def compress_again(workspace: Path) -> dict[str, Any]:
     kept = read_file(workspace)["compress"]
     config = CompressConfig(**kept, qualities=(50,), shards=NUM_VARIANTS)
     return compress.run(workspace, config, 0, Silent(), inline.open_crew)
+
+
+def run_stage(workspace: Path, kind: str) -> int:
+    """Run the stage that made the shards of a kind; returns how many it took over."""
+    if kind != "variants":
+        features = PATTERNS[kind][1]
+        return fill(workspace / features, CACHES[features]).num_resumed_shards
+    return compress_again(workspace)["num_resumed_shards"]
 
 
 def verified(workspace: Path, *flags: str, features: str = "", status: int) -> dict[str, Any]:
