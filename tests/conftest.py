@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from gpus import put_gpus, put_program
 from images import write_jpeg, write_png
 
 from pipelines.config import CompressConfig, ExtractConfig
@@ -105,3 +106,28 @@ def extracted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Extract
 def workspace(extracted: Extracted, tmp_path: Path) -> Path:
     """A copy of the extracted workspace that a test may change."""
     return Path(shutil.copytree(extracted.path, tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="session")
+def stored_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from verifying import make_workspace
+
+    return make_workspace(tmp_path_factory.mktemp("stored"))
+
+
+@pytest.fixture
+def stored(stored_once: Path, tmp_path: Path) -> Path:
+    """A copy of a workspace with variants, and with made-up caches of both formats."""
+    return Path(shutil.copytree(stored_once, tmp_path / "workspace"))
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the driver tell of two GPUs."""
+    put_gpus(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the driver tell of none."""
+    put_program(tmp_path, monkeypatch, "exit 0")

@@ -48,6 +48,29 @@ def kill_when(
     assert process.returncode == -signal.SIGKILL
 
 
+def _take_ctrl_c() -> None:
+    """Let a new process act on Ctrl-C, though a shell may have these tests ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def started(workspace: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command in a session of its own, as a terminal does."""
+    with subprocess.Popen(
+        [PROGRAM, *arguments, "-C", str(workspace)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_take_ctrl_c,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def snapshots(
     times: Sequence[Callable[[], bool]],
     folder: Path,
@@ -164,11 +187,6 @@ def modules_loaded_by(workspace_dir: Path, *arguments: str) -> tuple[str, set[st
     assert result.returncode == 0, result.stderr
     output, _, modules = result.stdout.partition("MODULES")
     return output + result.stderr, set(modules.split())
-
-
-def take_ctrl_c() -> None:
-    """Let a new process act on Ctrl-C, though a shell may have these tests ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tree(folder: Path, leave_out: Sequence[str] = (".lock",)) -> dict[str, bytes]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from commands import invoke
 from images import make_class_folders
-from processes import bottleneck, kill_when, take_ctrl_c, tree
+from processes import bottleneck, kill_when, started, tree
 
 from pipelines import compress
 from pipelines.config import CompressConfig
@@ -68,17 +65,9 @@ def test_compress_killed_within_a_shard_ends_with_the_same_bytes(large, clean, t
 def test_compress_interrupted_says_so_in_one_line_and_goes_on(workers, large, clean, tmp_path):
     (tmp_path / "bottleneck.toml").touch()
     flags = ["--shards", "6", "--workers", str(workers)]
-    arguments = ["compress", "--images", str(large), *flags, "-C", str(tmp_path)]
-    program = Path(sys.executable).with_name("bottleneck")
+    arguments = ["compress", "--images", str(large), *flags]
     set_dir = tmp_path / "variants/jpeg"
-    with subprocess.Popen(
-        [program, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=take_ctrl_c,
-    ) as process:
+    with started(tmp_path, *arguments) as process:
         while process.poll() is None and not any(set_dir.glob(".train-00001*.tmp")):
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to workers, too
@@ -88,5 +77,5 @@ def test_compress_interrupted_says_so_in_one_line_and_goes_on(workers, large, cl
     assert lines == ["interrupted; what is whole is kept, the same command goes on from there"]
     assert not any(tmp_path.rglob("*.tmp"))
     assert not (set_dir / "manifest.json").exists()
-    assert invoke(*arguments).exit_code == 0
+    assert bottleneck(tmp_path, *arguments).returncode == 0
     assert tree(tmp_path, (".lock", "bottleneck.toml")) == clean

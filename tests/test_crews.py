@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from extracting import ROWS, Extract, MadeUpNetwork
-from gpus import put_gpus, put_program
 
 from pipelines.errors import ConfigError
 from pipelines.execution.engine import CrewSettings
@@ -66,16 +65,6 @@ def engine(job: Any, settings: CrewSettings) -> Iterator[Noting]:
 
 def places(devices: str = "auto", workers: int | None = None) -> Places:
     return Places(devices, workers, 2, 600.0)
-
-
-@pytest.fixture
-def two_gpus(tmp_path, monkeypatch):
-    put_gpus(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def no_gpu(tmp_path, monkeypatch):
-    put_program(tmp_path, monkeypatch, "exit 0")
 
 
 def test_manned_all_behind_the_first_are_to_find_what_it_found(no_gpu, notes):

@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from images import make_class_folders
-from processes import PROGRAM, children, state, take_ctrl_c, tree, wait_until
+from processes import PROGRAM, children, started, state, tree, wait_until
 
 _WITHIN_S = 10.0  # far more than it takes; what is stuck would stay for minutes
 WORDS = "interrupted; what is whole is kept, the same command goes on from there"
@@ -37,24 +36,6 @@ def workspace(tmp_path: Path) -> Path:
         '[extract]\nbackbone = "efficientnet_lite0"\nshards = 12\n'
     )
     return tmp_path / "workspace"
-
-
-@contextlib.contextmanager
-def started(workspace: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a command in a session of its own, as a terminal does."""
-    with subprocess.Popen(
-        [PROGRAM, *arguments, "-C", str(workspace)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=take_ctrl_c,
-    ) as process:
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 def workers_of(process: subprocess.Popen[str], number: int) -> list[int]:

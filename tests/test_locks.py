@@ -17,6 +17,7 @@ from disks import mounted
 from lockers import (
     ELSEWHERE,
     HOLDER,
+    KILLED,
     NEARLY_S,
     make_old,
     names,
@@ -58,19 +59,7 @@ with locks.hold(Path(sys.argv[1])) as lock:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     lock.check()
 """
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pipelines.storage import locks
-left = int(sys.argv[2])
-def count(event, arguments):
-    global left
-    if event in ("open", "fcntl.flock", "os.link", "os.remove", "os.utime"):
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-folder = Path(sys.argv[1])
-sys.addaudithook(count)
+HELD = f"""{KILLED}
 with locks.hold(folder):
     pass
 os._exit(0)
@@ -201,7 +190,7 @@ def test_hold_leftovers_of_the_dead_are_swept_and_nothing_else(tmp_path):
 def test_hold_killed_at_any_operation_leaves_what_the_next_one_takes(tmp_path):
     for operation in itertools.count():
         folder = tmp_path / str(operation)
-        code = subprocess.run([sys.executable, "-c", KILLED, folder, str(operation)]).returncode
+        code = subprocess.run([sys.executable, "-c", HELD, folder, str(operation)]).returncode
         with hold(folder) as lock:
             lock.check()
             assert names(folder) == [".lock", ".lock.guard"]

@@ -14,21 +14,14 @@ from verifying import (
     content,
     first,
     flip_middle,
-    make_workspace,
     run_stage,
     verified,
 )
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("whole"))
-
-
 @pytest.fixture
-def workspace(whole: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(whole, tmp_path / "workspace"))
+def workspace(stored: Path) -> Path:
+    return stored
 
 
 @pytest.mark.parametrize("kind", PATTERNS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import work
-from gpus import NAMES, put_gpus, put_program
+from gpus import NAMES, put_program
 
 from pipelines.errors import ConfigError
 from pipelines.execution import local, slots
@@ -17,16 +17,6 @@ VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "TF_FORCE_GPU_ALLOW_GROWTH"),
     *("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
 )
-
-
-@pytest.fixture
-def two_gpus(tmp_path, monkeypatch):
-    put_gpus(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def no_gpu(tmp_path, monkeypatch):
-    put_program(tmp_path, monkeypatch, "exit 0")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,55 +13,45 @@ from processes import modules_loaded_by
 from verifying import (
     NUM_FEATURES,
     NUM_VARIANTS,
+    PATTERNS,
     VARIANTS,
     content,
     first,
     flip_middle,
-    make_workspace,
     verified,
 )
 
 from pipelines.storage import locks
 
 HASH = "its SHA-256 is not its receipt's"
-# A pattern for one shard of each kind, and the folder of caches with which verify finds it.
-SHARDS = {
-    "variants": (f"{VARIANTS}/train-*.parquet", ""),
-    "parquet": ("features/front/train-*.parquet", ""),
-    "tfrecord": ("tf/pool/train-*.tfrecord", "tf"),
-}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
-def workspace(whole: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(whole, tmp_path / "workspace"))
+def workspace(stored: Path) -> Path:
+    return stored
 
 
-@pytest.fixture(params=SHARDS)
+@pytest.fixture(params=PATTERNS)
 def found_by(request: pytest.FixtureRequest) -> tuple[str, str]:
-    return SHARDS[request.param]
+    return PATTERNS[request.param]
 
 
 @pytest.mark.parametrize("features", ["", "tf"])
 @pytest.mark.parametrize("flags", [(), ("--deep",)])
-def test_verify_whole_workspace_answers_with_every_shard_and_no_bad_file(whole, flags, features):
-    before = content(whole)
-    summary = verified(whole, *flags, features=features, status=0)
+def test_verify_whole_workspace_answers_with_every_shard_and_no_bad_file(
+    stored_once, flags, features
+):
+    before = content(stored_once)
+    summary = verified(stored_once, *flags, features=features, status=0)
     assert list(summary) == ["stage", "num_shards", "num_bad", "bad", "num_moved", "seconds"]
     assert summary["stage"] == "verify"
     assert summary["num_shards"] == NUM_VARIANTS + NUM_FEATURES
     assert (summary["num_bad"], summary["bad"], summary["num_moved"]) == (0, [], 0)
-    assert content(whole) == before, "verify writes nothing"
+    assert content(stored_once) == before, "verify writes nothing"
 
 
-def test_verify_whole_workspace_says_so_in_one_line(whole):
-    result = invoke("verify", "-C", whole)
+def test_verify_whole_workspace_says_so_in_one_line(stored_once):
+    result = invoke("verify", "-C", stored_once)
     assert result.exit_code == 0
     assert result.stdout.startswith(f"verify: {NUM_VARIANTS + NUM_FEATURES} shards, all whole, ")
 
@@ -80,7 +69,9 @@ def test_verify_bit_flipped_names_the_file_and_exits_1(workspace, found_by, deep
 
 
 def test_verify_bad_files_are_named_line_by_line(workspace):
-    shards = [first(workspace, pattern) for pattern, features in SHARDS.values() if not features]
+    shards = [
+        first(workspace, pattern) for pattern in (PATTERNS["variants"][0], PATTERNS["parquet"][0])
+    ]
     for shard in shards:
         flip_middle(shard)
     result = invoke("verify", "-C", workspace)

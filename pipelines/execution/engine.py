@@ -78,8 +78,9 @@ class CrewSettings:
     Attributes:
         slots: a worker each, at most.
         hang_s: seconds without a sign of life after which a worker is taken for dead; 0 for never.
-        on_crash: called with a piece at which two workers died on their own, and `survives`, which
-            tries a piece in a process of its own; returns the piece that is tried next.
+        on_crash: called with a piece at which two workers died on their own, and `ending_of`, which
+            tries a piece in a process of its own and says how that ended, None where it did not;
+            returns the piece that is tried next.
     """
 
     slots: Sequence[Slot]
