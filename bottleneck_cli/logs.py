@@ -29,8 +29,9 @@ def kept(path: Path, first: str) -> Iterator[None]:
         path: of the file; its folder is made when missing.
         first: line to begin with.
     """
-    is_first, is_begun = not path.exists(), True
+    is_begun = True
     try:
+        is_first = not path.exists()
         path.parent.mkdir(exist_ok=True)
         handler = _Handler(path, encoding="utf-8", errors="backslashreplace")
     except OSError:
@@ -52,7 +53,8 @@ def kept(path: Path, first: str) -> Iterator[None]:
         raise
     finally:
         _logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk: what could not be written goes
+            handler.close()
         if is_first and not is_begun:  # the workspace may lie where it must not
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from commands import invoke, the_error
+from disks import mounted
 from images import make_class_folders
 
 from bottleneck_cli import logs
@@ -90,3 +94,30 @@ def test_kept_where_a_file_stands_in_the_folders_place_disturbs_nobody(tmp_path)
     with logs.kept(tmp_path / "logs/a.log", "first"):
         logging.getLogger("pipelines").warning("nobody keeps this")
     assert (tmp_path / "logs").read_text() == "mine"
+
+
+def test_kept_on_a_full_disk_hides_no_error_and_makes_none(tmp_path):
+    with mounted(tmp_path / "disk", "size=16k") as disk:
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "filler").write_bytes(bytes(1 << 20))
+        with logs.kept(disk / "logs/a.log", "first"):
+            pass
+        with pytest.raises(ShardError, match="full"), logs.kept(disk / "logs/a.log", "first"):
+            raise ShardError("the disk is full")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can work as somebody else")
+def test_kept_in_a_folder_that_may_not_be_entered_disturbs_nobody(tmp_path):
+    program = """if True:
+        import os
+        from pathlib import Path
+        from bottleneck_cli import logs
+        Path("logs").mkdir(mode=0o700)
+        os.setuid(65534)
+        with logs.kept(Path("logs/a.log"), "first"):
+            print("worked")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (result.stdout, result.stderr) == ("worked\n", "")
