@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,13 +11,11 @@ import pytest
 
 from pipelines.extraction.device import Device, Network
 from pipelines.extraction.feeding import NotYet, Ready
-from pipelines.extraction.inputs import Inputs
 from pipelines.extraction.writing import Maps
 
 
 def ready(number: int) -> Ready:
-    inputs = Inputs([str(number)], [0], lambda: np.zeros(1))
-    return Ready(inputs, np.array([number]))
+    return Ready([str(number)], [0], np.array([number]))
 
 
 def network(run, in_flight: int) -> Network:
@@ -67,18 +66,22 @@ def test_through_gives_everything_before_it_waits(in_flight):
 
 
 def test_through_a_question_is_asked_when_nothing_is_on_the_device():
-    flying, seen = set(), []
+    started, flying, seen = set(), set(), []
 
     def run(array: np.ndarray) -> list[np.ndarray]:
-        flying.add(int(array[0]))
+        number = int(array[0])
+        started.add(number)
+        flying.add(number)
+        time.sleep(0.05)
+        flying.remove(number)
         return [array]
 
     items = [ready(1), ready(2), "question", ready(3)]
     with Device(network(run, 2)) as device:
         for item in device.through(iter(items), lambda x: x == "question"):
             if item == "question":
-                seen.append(set(flying))
-    assert seen == [{1, 2}]
+                seen.append((set(started), set(flying)))
+    assert seen == [({1, 2}, set())]
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from pipelines.extraction.feeding import NotYet, Ready
-from pipelines.extraction.inputs import Inputs
 from pipelines.extraction.writing import Maps
 
 Forward = Callable[[np.ndarray], list[np.ndarray]]
@@ -75,11 +74,11 @@ class Device:
 
     def _run(self, ready: Ready) -> Iterator[Maps]:
         if self._pool is None:
-            yield Maps(ready.inputs, self._network.run_forward(ready.array))
+            yield Maps(ready.ids, ready.labels, self._network.run_forward(ready.array))
             return
         self._num_flying += 1
         future = self._pool.submit(self._network.run_forward, ready.array)
-        self._waiting.append(_Flying(ready.inputs, future))
+        self._waiting.append(_Flying(ready.ids, ready.labels, future))
 
     def _passed(self, num_flying: int) -> Iterator[Any]:
         """Give what is at the front, until no more batches than that are on their way."""
@@ -89,7 +88,7 @@ class Device:
                 if self._num_flying <= num_flying:
                     return
                 self._num_flying -= 1
-                first = Maps(first.inputs, first.maps.result())
+                first = Maps(first.ids, first.labels, first.maps.result())
             self._waiting.popleft()
             yield first
 
@@ -98,5 +97,6 @@ class Device:
 class _Flying:
     """A batch on the device."""
 
-    inputs: Inputs
+    ids: list[str]
+    labels: list[int]
     maps: Future[list[np.ndarray]]

@@ -61,10 +61,11 @@ class Extractor:
         clock = Clock(times, lambda: getattr(self.source, "variants_s", 0.0))
         sink = Writing(self.network.names, self.plan_of, report)
         with contextlib.ExitStack() as stack:
-            read = stack.enter_context(feeding.fed(self._items(pieces), self.ahead, times))
-            hand_on = stack.enter_context(feeding.behind(sink, bool(self.ahead.threads), times))
+            feed = stack.enter_context(feeding.fed(self._items(pieces), self.ahead, times))
+            is_threaded = bool(self.ahead.threads)
+            hand_on = stack.enter_context(feeding.behind(sink, is_threaded, times, feed.fail))
             device = stack.enter_context(Device(self.network))
-            for item in device.through(read, _is_question):
+            for item in device.through(feed.items, _is_question):
                 if _is_question(item):
                     beat = partial(report.advance, item, 0)
                     report.done(item, item.body.answer(self, beat))

@@ -5,7 +5,8 @@
     thread   threads        caller
 
 A device on the CPU of one thread does all of it in turn, so that it takes no more than a core. No
-more is ahead of the device than `Ahead` allows; behind it wait the maps of two batches at most.
+more is made ready ahead of the device than `Ahead` allows, and one more is read; behind it are the
+maps of three batches at most: one is encoded, one waits, one is handed on.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ class NotYet:
 
 @dataclass(frozen=True)
 class Ready:
-    """A batch whose inputs are ready."""
+    """A batch whose inputs are ready; holds nothing of what they were made from."""
 
-    inputs: Inputs
+    ids: list[str]
+    labels: list[int]
     array: np.ndarray
 
 
@@ -71,8 +73,21 @@ class Sink(Protocol):
         """Undo what is begun and not whole."""
 
 
+@dataclass(frozen=True)
+class Feed:
+    """What comes to the device.
+
+    Attributes:
+        items: in order, the next one waited for.
+        fail: has `items` raise something, also when they wait.
+    """
+
+    items: Iterator[Any]
+    fail: Callable[[BaseException], None]
+
+
 @contextlib.contextmanager
-def fed(items: Iterable[Any], ahead: Ahead, times: Times) -> Iterator[Iterator[Any]]:
+def fed(items: Iterable[Any], ahead: Ahead, times: Times) -> Iterator[Feed]:
     """Give items in order; `Inputs` among them become `Ready`, made ahead of whoever takes them.
 
     Among them are `NotYet`, wherever the next one has not been read.
@@ -83,12 +98,12 @@ def fed(items: Iterable[Any], ahead: Ahead, times: Times) -> Iterator[Iterator[A
         times: told how long disk and decoding were waited for.
     """
     if not ahead.threads:
-        yield _in_turn(iter(items), times)
+        yield Feed(_in_turn(iter(items), times), lambda error: None)
         return
     with ThreadPoolExecutor(ahead.threads, thread_name_prefix="decode") as pool:
         reader = _Reader(items, ahead.num_batches, pool)
         try:
-            yield reader.taken(times)
+            yield Feed(reader.taken(times), reader.fail)
         finally:
             reader.stop()
             pool.shutdown(cancel_futures=True)
@@ -103,7 +118,7 @@ def _in_turn(items: Iterator[Any], times: Times) -> Iterator[Any]:
             return
         if isinstance(item, Inputs):
             with times.spending("decode_s"):
-                item = Ready(item, item.load())
+                item = Ready(item.ids, item.labels, item.load())
         yield item
 
 
@@ -149,8 +164,12 @@ class _Reader:
                     for future in item.parts:
                         future.result()
                 self._room.release()
-                item = Ready(item.inputs, item.array)
+                item = Ready(item.inputs.ids, item.inputs.labels, item.array)
             yield item
+
+    def fail(self, error: BaseException) -> None:
+        """Raise an error behind what has been read, to whoever may wait for more."""
+        self._found.put(_Raised(error))
 
     def stop(self) -> None:
         """Let the thread end at its next item; one that waits for the next piece just stays."""
@@ -171,13 +190,19 @@ class _Raised:
 
 
 @contextlib.contextmanager
-def behind(sink: Sink, is_threaded: bool, times: Times) -> Iterator[Callable[[Any], None]]:
+def behind(
+    sink: Sink,
+    is_threaded: bool,
+    times: Times,
+    on_failure: Callable[[BaseException], None] = lambda error: None,
+) -> Iterator[Callable[[Any], None]]:
     """Give what hands items to a sink, in a thread of its own or at once.
 
     Args:
         sink: takes them; what it raises is raised at the next item, or at the end.
         is_threaded: whether it has a thread.
         times: told how long a full queue was waited for.
+        on_failure: told by the thread what the sink raises: there may never be a next item.
     """
     if not is_threaded:
         yield from _at_once(sink, times)
@@ -193,6 +218,7 @@ def behind(sink: Sink, is_threaded: bool, times: Times) -> Iterator[Callable[[An
                 sink.take(item)
             except BaseException as error:
                 failed.append(error)
+                on_failure(error)
 
     def hand_on(item: Any) -> None:
         with times.spending("write_s"):

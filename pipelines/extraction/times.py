@@ -15,7 +15,8 @@ class Times:
 
     Attributes:
         total_s: of all.
-        disk_s: no inputs had been read.
+        disk_s: no inputs had been read, or no shard been handed out; of a node in front, that they
+            had not been expanded.
         decode_s: inputs had been read and were not ready.
         write_s: maps could not be handed on, as earlier ones were still encoded and written.
         variants_s: of processor time, in any thread: variants that are stored nowhere were made.

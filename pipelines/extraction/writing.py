@@ -11,7 +11,6 @@ import numpy as np
 
 from pipelines.errors import FeatureError
 from pipelines.execution.engine import Piece, Report
-from pipelines.extraction.inputs import Inputs
 from pipelines.extraction.times import Times
 from pipelines.storage import cells, feature_writer
 from pipelines.storage.cache import shard_of
@@ -45,9 +44,16 @@ class ShardDone:
 
 @dataclass(frozen=True)
 class Maps:
-    """A batch behind the device."""
+    """A batch behind the device.
 
-    inputs: Inputs
+    Attributes:
+        ids: the images' names.
+        labels: class indices.
+        maps: one array a node, (batch size, branches, *shape), of which the first images count.
+    """
+
+    ids: list[str]
+    labels: list[int]
     maps: list[np.ndarray]
 
 
@@ -110,7 +116,7 @@ class Writing:
 
     def _add(self, batch: Maps) -> None:
         assert self._piece is not None
-        ids, labels = batch.inputs.ids, batch.inputs.labels
+        ids, labels = batch.ids, batch.labels
         for i, shard, writer in self._open:
             with naming(self._names[i]):
                 rows = cells.encode(batch.maps[i][: len(ids)], shard.layout, ids)
