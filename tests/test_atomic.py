@@ -271,3 +271,27 @@ def test_read_json_damaged_names_the_file(tmp_path, content):
 def test_read_json_missing_names_the_file(tmp_path):
     with pytest.raises(ManifestError, match=r"plan\.json: cannot be read"):
         atomic.read_json(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("num_swept", [1, 2])
+def test_write_bytes_swept_away_by_another_start_is_written_once_more(
+    num_swept, tmp_path, monkeypatch
+):
+    left = num_swept
+    fsync = os.fsync
+
+    def sweep_and_fsync(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            atomic.sweep(tmp_path)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sweep_and_fsync)
+    if num_swept == 1:
+        atomic.write_bytes(tmp_path / "a.json", b"{}")
+        assert (tmp_path / "a.json").read_bytes() == b"{}"
+    else:
+        with pytest.raises(ShardError, match=r"a\.json: cannot be written: No such file"):
+            atomic.write_bytes(tmp_path / "a.json", b"{}")
+    assert names(tmp_path) == ["a.json"] * (num_swept == 1)

@@ -170,6 +170,8 @@ def test_compress_images_not_named_is_a_usage_error(workspace):
         "no images; name a folder, a list or elpv with --images, "
         "or as images in [compress] of bottleneck.toml"
     )
+    message = the_error(invoke("extract", "--on-the-fly", "-C", workspace), status=2)
+    assert message.endswith("or elpv as images in [compress] of bottleneck.toml")
     assert not (workspace / "variants").exists()
 
 

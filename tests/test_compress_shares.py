@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 from images import make_class_folders, truncated
+from lockers import ELSEWHERE, write_lock
 from processes import tree
 
 from pipelines import compress
 from pipelines.config import CompressConfig
+from pipelines.errors import ManifestError
 from pipelines.execution import inline
-from pipelines.progress import Silent
+from pipelines.progress import Progress, Silent
 
 NUM_IMAGES, NUM_BAD, NUM_SHARDS = 24, 2, 5
+SHARD = "train-00000-of-00003.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +38,23 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     return tree(workspace)
 
 
-def run(workspace: Path, images: Path, index: int = 0, num: int = 1) -> dict[str, Any]:
+def run(
+    workspace: Path,
+    images: Path,
+    index: int = 0,
+    num: int = 1,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    made_from = {"images": str(images), "qualities": (50,), **settings}
     config = CompressConfig(
-        images=str(images),
-        qualities=(50,),
+        **made_from,
         shards=NUM_SHARDS,
         max_bad_share=0.5,
         task_index=index,
         num_tasks=num,
     )
-    return compress.run(workspace, config, 0, Silent(), inline.open_crew)
+    return compress.run(workspace, config, 0, progress or Silent(), inline.open_crew)
 
 
 @pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
@@ -78,3 +88,28 @@ def test_compress_more_shares_than_shards_have_nothing_to_do(images, whole, tmp_
     found = [run(tmp_path, images, index, 7) for index in range(7)]
     assert [summary["is_whole"] for summary in found] == [False] * 4 + [True] * 3
     assert tree(tmp_path) == whole
+
+
+def test_compress_share_starts_nothing_over_beside_another_one_at_work(images, tmp_path):
+    run(tmp_path, images)
+    write_lock(tmp_path / "variants/jpeg/.lock.1-of-2", **ELSEWHERE)
+    before = tree(tmp_path)
+    with pytest.raises(ManifestError, match=r"another command is at work here \(\.lock\.1-of-2: "):
+        run(tmp_path, images, 0, 2, qualities=(60,), overwrite=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("lock", [".lock", ".lock.0-of-2"])
+def test_compress_taken_over_leaves_what_the_other_one_is_writing(lock, images, tmp_path):
+    folder = tmp_path / "variants/jpeg"
+    theirs = folder / f".{SHARD}.99999-deadbeef.tmp"
+
+    class TakenOver(Silent):
+        def advance(self, count: int) -> None:
+            write_lock(folder / lock, **ELSEWHERE)
+            theirs.write_bytes(b"half a shard")
+
+    with pytest.raises(ManifestError, match="was taken over by"):
+        run(tmp_path, images, 0, 1 + lock.endswith("2"), progress=TakenOver())
+    assert theirs.exists()
+    assert not any(folder.glob("receipts/*"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from disks import mounted, remount
 from extracting import Extract, files, fill, read_all
+from lockers import ELSEWHERE, write_lock
 from processes import ask, running
 
 from pipelines import verify
@@ -55,6 +56,21 @@ def leftovers(folder: Path) -> list[Path]:
 
 def bad_files(features_dir: Path) -> list[dict[str, str]]:
     return verify.run(features_dir, features_dir, True, False, Silent())["bad"]
+
+
+def test_extract_taken_over_leaves_what_the_other_one_is_writing(extract, tmp_path):
+    folder = tmp_path / "features/pool"
+    theirs = folder / f".train-00000-of-00009.{extract.format}.99999-deadbeef.tmp"
+
+    class TakenOver(Silent):
+        def advance(self, count: int) -> None:
+            write_lock(folder / ".lock", **ELSEWHERE)
+            theirs.write_bytes(b"half a shard")
+
+    with pytest.raises(ManifestError, match=r"pool/\.lock: was taken over by"):
+        fill(tmp_path / "features", extract, TakenOver())
+    assert theirs.exists()
+    assert not any(folder.glob("receipts/*"))
 
 
 def test_extract_beside_another_names_its_process_and_lets_it_end_well(extract, tmp_path):

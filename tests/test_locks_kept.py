@@ -22,7 +22,7 @@ from processes import ask, open_files, running, wait_until
 
 from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import atomic, locks
-from pipelines.storage.locks import check_all, check_unread, hold, reading
+from pipelines.storage.locks import check_all, check_alone, hold, planning, reading
 
 READER = """
 import sys
@@ -154,34 +154,46 @@ def test_reading_mark_taken_for_dead_is_noticed(tmp_path):
     with reading(tmp_path) as marks:
         check_all(marks)
         make_old(tmp_path / f".lock.read.{marks[0]._holder.token}")
-        check_unread(tmp_path)
+        check_alone(tmp_path)
         with pytest.raises(ManifestError, match=r"\.lock\.read\.\w+: is gone; this process"):
             check_all(marks)
 
 
-def test_check_unread_live_reader_is_named_until_it_ends(tmp_path):
+def test_check_alone_live_reader_is_named_until_it_ends(tmp_path):
     with running(READER, tmp_path) as process, hold(tmp_path):
         words = rf"reads here \(\.lock\.read\.\w+: pid {process.pid} on {os.uname().nodename}, last"
         with pytest.raises(ManifestError, match=words):
-            check_unread(tmp_path)
+            check_alone(tmp_path)
         process.stdin.close()
         process.wait()
-        check_unread(tmp_path)
+        check_alone(tmp_path)
         assert names(tmp_path) == [".lock", ".lock.guard"]
 
 
-def test_check_unread_reader_killed_or_silent_is_none(tmp_path):
+def test_check_alone_reader_killed_or_silent_is_none(tmp_path):
     write_lock(tmp_path / ".lock.read.0a", OVER_S, **ELSEWHERE)
     with running(READER, tmp_path) as process, hold(tmp_path):
         process.kill()
         process.wait()
-        check_unread(tmp_path)
+        check_alone(tmp_path)
         assert names(tmp_path) == [".lock", ".lock.guard"]
 
 
-def test_check_unread_file_system_refuses_is_an_error(tmp_path):
+def test_check_alone_file_system_refuses_is_an_error(tmp_path):
     with (
         mounted(tmp_path / "disk", "ro") as disk,
         pytest.raises(ShardError, match="disk: cannot be locked: Read-only file system"),
     ):
-        check_unread(disk)
+        check_alone(disk)
+
+
+def test_check_alone_share_at_work_is_named_whatever_this_hosts_clock_says(tmp_path, monkeypatch):
+    then = time.time
+    write_lock(tmp_path / ".lock.1-of-2", **ELSEWHERE)
+    with hold(tmp_path, share="0-of-2"), planning(tmp_path):
+        for ahead_s in (0, OVER_S, -OVER_S):
+            monkeypatch.setattr(time, "time", lambda ahead_s=ahead_s: then() + ahead_s)
+            with pytest.raises(ManifestError, match=r"is at work here \(\.lock\.1-of-2: pid "):
+                check_alone(tmp_path)
+        make_old(tmp_path / ".lock.1-of-2")
+        check_alone(tmp_path)

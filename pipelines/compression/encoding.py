@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipelines.errors import ImageError
 from pipelines.execution import trial
-from pipelines.execution.engine import Piece, Report
+from pipelines.execution.engine import Piece, Report, Try
 from pipelines.images import encode
 from pipelines.images.encode import Encoder, Listed
 
@@ -51,19 +51,19 @@ class Job:
         return len(rows)
 
 
-def without_killers(piece: Piece, ending_of: Callable[[Piece], str | None]) -> Piece:
+def without_killers(piece: Piece, ending_of: Try) -> Piece:
     """Leave out the images of a shard at which processes die (see `CrewSettings.on_crash`).
 
     Args:
         piece: the shard.
-        ending_of: tries a piece in a process of its own and says how that ended.
+        ending_of: tries a piece in a process of its own.
     """
     listed: Listed = piece.body
     tried = [i for i in range(len(listed.rows)) if i not in listed.left_out]
 
     def ends(numbers: Sequence[int]) -> str | None:
         name = f"{piece.name}, {len(numbers)} images"
-        return ending_of(Piece(name, [listed.rows[i] for i in numbers]))
+        return ending_of(Piece(name, [listed.rows[i] for i in numbers]), len(numbers) == 1)
 
     found = {
         tried[k]: f"ends the process that decodes it, {how}"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError, ManifestError
-from pipelines.execution import holding
 from pipelines.execution.threads import num_cores, ordered_map
 from pipelines.images import decode, index, sources
 from pipelines.images.codecs import JpegCodec
@@ -86,9 +85,10 @@ def check_named(workspace_dir: Path, asked: Asked) -> None:
         ConfigError: none are named, or the workspace lies among them.
     """
     if not asked.images:
+        flag = "with --images, or " if asked.is_stored else ""
         raise ConfigError(
-            "no images; name a folder, a list or elpv with --images, "
-            "or as images in [compress] of bottleneck.toml",
+            f"no images; name a folder, a list or elpv {flag}as images in [compress] "
+            "of bottleneck.toml",
             is_usage=True,
         )
     if (workspace_dir / asked.images).is_dir():
@@ -126,7 +126,7 @@ def open_plan(
     except ManifestError:
         if not asked.overwrite:
             raise
-        _clear(workspace_dir, folder)
+        _clear(workspace_dir, folder, progress)
         return make()
 
 
@@ -203,12 +203,12 @@ def _num_shards(images: index.Index, source: sources.Source) -> int:
     return sum(-(-count // rows) for count in images.num_rows().values())
 
 
-def _clear(workspace_dir: Path, folder: ShardFolder) -> None:
+def _clear(workspace_dir: Path, folder: ShardFolder, progress: Progress) -> None:
     """Delete variants and index; the index last, so that a kill in between is seen."""
-    holding.check_alone(folder.path)
+    locks.check_alone(folder.path)
     folder.clear()
     index_dir = workspace_dir / "index"
-    if index_dir.exists():
+    with locks.planning(index_dir, progress.say):
         (index_dir / "index.json").unlink(missing_ok=True)  # first: it says that the rest is there
         (index_dir / "images.parquet").unlink(missing_ok=True)
         shutil.rmtree(index_dir / "hashes", ignore_errors=True)

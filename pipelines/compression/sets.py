@@ -18,7 +18,7 @@ from pipelines.execution import holding
 from pipelines.execution.engine import CrewSettings, Engine, Piece, Slot
 from pipelines.execution.pace import Pace
 from pipelines.execution.shares import ALL, Share
-from pipelines.execution.slots import cpu_slots
+from pipelines.execution.slots import cpu_slots, say_idle
 from pipelines.execution.tasks import Output, Terms, Work, run_tasks
 from pipelines.execution.threads import num_cores
 from pipelines.images import duplicates
@@ -97,8 +97,9 @@ def make(workspace_dir: Path, set_dir: Path, asked: Asked, way: Way, progress: P
         try:
             terms = Terms(way.share, begun.held, job.finishing)
             is_whole = run_tasks([output], job.run, job.check, terms)
-        finally:
-            folder.sweep(job.shards())  # behind workers that were stopped
+        finally:  # behind workers that were stopped
+            if locks.are_held(begun.held):  # what lies there would be another's
+                folder.sweep(job.shards())
         if is_whole and num_held < len(output.receipts):
             _report(folder, planned.plan, output.receipts, progress)
     return Made(output, job.encoder, len(job.quarantined()), num_held, is_whole)
@@ -152,8 +153,7 @@ class _Job:
         mean = plans.mean_bytes(self.planned.images, self.planned.source)
         useful = min(num_cores(), max(1, int(num_images * mean / _BYTES_A_WORKER)))
         asked = self.way.workers
-        if asked and asked > num_shards > 0:
-            self.progress.say(f"{asked} workers are asked for, and {num_shards} shards are left")
+        say_idle(asked, num_shards, self.progress.say)
         return cpu_slots(max(1, min(num_shards, asked or useful)))
 
     @contextlib.contextmanager

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ManifestError
-from pipelines.storage import holders, locks
+from pipelines.storage import locks
 from pipelines.storage.disk import check_disk
 from pipelines.storage.locks import Lock
 
@@ -53,20 +52,3 @@ def planning(folders: Sequence[Path], say: Callable[[str], None]) -> Iterator[co
         for folder in sorted(folders):  # all take them in one order, so that none waits in a ring
             plans.enter_context(locks.planning(folder, say))
         yield plans
-
-
-def check_alone(folder: Path) -> None:
-    """Make sure that nobody else works in a folder, or reads there, before its content goes.
-
-    Raises:
-        ManifestError: someone does.
-        ShardError: the file system refuses.
-    """
-    locks.check_unread(folder)
-    this = holders.this_process()
-    for other in locks.standing(folder):
-        is_own = other.holder is not None and other.holder.is_same_process(this)
-        if other.share not in ("read", "plan") and not is_own:
-            raise ManifestError(
-                f"{folder}: another command is at work here ({other}); wait for it or stop it"
-            )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.execution import holding
+from pipelines.execution import holding, slots
 from pipelines.execution.engine import Crew, Piece
 from pipelines.execution.pace import Pace
 from pipelines.execution.shares import ALL, Share
@@ -18,6 +18,7 @@ from pipelines.extraction.plans import Rows, Settings, Target
 from pipelines.extraction.times import Times
 from pipelines.extraction.writing import ShardDone, ShardWork
 from pipelines.progress import Progress
+from pipelines.storage import locks
 from pipelines.storage.locks import Lock
 from pipelines.storage.plan import Receipt
 
@@ -47,6 +48,7 @@ class Done:
         outputs: the caches, with the receipts that are there.
         num_resumed_shards: shards that earlier starts had made.
         num_images: that this start ran forward.
+        num_shards: that this start had to make.
         is_whole: whether nothing is left to do, for others neither.
         times: of the devices.
     """
@@ -54,6 +56,7 @@ class Done:
     outputs: list[Output]
     num_resumed_shards: int
     num_images: int
+    num_shards: int
     is_whole: bool
     times: Times
 
@@ -89,8 +92,7 @@ def fill(
         num_resumed = sum(len(output.receipts) for output in outputs)
         todo = left(outputs, way.share)
         num_todo = sum(len(work.task) for work in todo)
-        if way.workers and way.workers > len(todo) > 0:
-            progress.say(f"{way.workers} workers are asked for, and {len(todo)} shards are left")
+        slots.say_idle(way.workers, len(todo), progress.say)
         of_share = max(num_todo, sum(map(len, way.share.of(outputs[0].plan.tasks))))
         progress.start("extract", of_share, "image", of_share - num_todo)
         pace = Pace(progress, begun.held, "image", num_todo)
@@ -100,9 +102,12 @@ def fill(
             terms = Terms(way.share, [*begun.held, *way.reading], job.finishing)
             is_whole = run_tasks(outputs, job.run, job.check, terms)
         finally:
-            crew.close()  # while the locks are held
-            job.sweep()
-    return Done(outputs, num_resumed, num_todo, is_whole, job.times)
+            try:
+                crew.close()  # while the locks are held
+            finally:
+                if locks.are_held(begun.held):  # what lies there would be another's
+                    job.sweep()
+    return Done(outputs, num_resumed, num_todo, len(todo), is_whole, job.times)
 
 
 class _Job:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipelines.errors import ManifestError
-from pipelines.execution import holding
 from pipelines.execution.engine import Piece
 from pipelines.execution.tasks import Output
 from pipelines.extraction.questions import ProbeMaps
 from pipelines.progress import Progress
-from pipelines.storage import existing, formats, probe
+from pipelines.storage import existing, formats, locks, probe
 from pipelines.storage.fingerprint import check_same
 from pipelines.storage.layout import FORMAT_VERSION, Layout
 from pipelines.storage.manifest import ShardFolder
@@ -128,7 +127,7 @@ def _read_plan(target: Target, overwrite: bool) -> Plan | None:
 
 def _check_alone(targets: Sequence[Target], missing: Sequence[int]) -> None:
     for i in missing:
-        holding.check_alone(targets[i].folder.path)
+        locks.check_alone(targets[i].folder.path)
 
 
 def _common_tasks(targets: Sequence[Target], plans: Sequence[Plan | None]) -> tuple[Task, ...]:

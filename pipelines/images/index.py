@@ -111,7 +111,7 @@ def open_index(
         info = atomic.read_json(path)
         if info.get("format_version") != FORMAT_VERSION:
             raise ManifestError(f"{path}: format version {info.get('format_version')}, not 1")
-        mend = "ask for that again, or start over with `bottleneck compress --overwrite`"
+        mend = "ask for that again, or start over with --overwrite"
         made = info["fingerprint"]
         if made["images"] != fingerprint["images"] and made["limit"] == limit == 0:
             mend = _changes(folder, info, source) + mend

@@ -106,9 +106,19 @@ def atomic_file(path: Path) -> Iterator[HashingFile]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a small file durably (see `atomic_file`)."""
-    with atomic_file(path) as file:
-        file.write(data)
+    """Write a small file durably (see `atomic_file`).
+
+    Once more where another start, which cannot know whose it is, has swept it away half written.
+    """
+    for is_last in (False, True):
+        try:
+            with atomic_file(path) as file:
+                file.write(data)
+            return
+        except ShardError as error:
+            is_swept = isinstance(error.__cause__, FileNotFoundError) and path.parent.is_dir()
+            if is_last or not is_swept:
+                raise
 
 
 def update_bytes(path: Path, data: bytes) -> None:

@@ -141,6 +141,6 @@ def _syncs(place: Path, operations: Operations) -> bool:
 _STEPS = (
     (_creates_alone, "a name that is taken can be created again"),
     (_replaces_whole, "a file renamed over another does not take its place at once"),
-    (_touches, "a file that is touched keeps its time"),
+    (_touches, "a file that is touched keeps its old time"),
     (_syncs, "a folder cannot be made durable with fsync"),
 )

@@ -171,25 +171,39 @@ def reading(folder: Path) -> Iterator[list[Lock]]:
         yield marks
 
 
+def are_held(held: Sequence[Lock]) -> bool:
+    """Tell whether this process still holds all of these."""
+    try:
+        check_all(held)
+    except (ManifestError, ShardError):
+        return False
+    return True
+
+
 def check_all(held: Sequence[Lock]) -> None:
     """Make sure that this process still holds all of these (see `Lock.check`)."""
     for lock in held:
         lock.check()
 
 
-def check_unread(folder: Path) -> None:
-    """Make sure that nobody reads in `folder`; call it under `hold`, before its content goes.
+def check_alone(folder: Path) -> None:
+    """Make sure that nobody else works or reads in `folder`, before its content goes.
+
+    Call it under `hold`; who plans there is this process.
 
     Raises:
         ManifestError: someone does.
         ShardError: the file system refuses.
     """
-    with _alone(folder), _new(folder) as (_, _, now_s):
-        readers = [found for found in _held(folder, now_s) if found.name.startswith(READ)]
-    if readers:
-        raise ManifestError(
-            f"{folder}: another command reads here ({readers[0]}); wait for it or stop it"
-        )
+    with _alone(folder), _new(folder) as (_, this, now_s):
+        found = [other for other in _held(folder, now_s) if not other.name.startswith(NEW)]
+    for other in found:
+        is_own = other.holder is not None and other.holder.is_same_process(this)
+        if other.name.startswith(READ) or not (is_own or other.name == PLAN):
+            does = "reads" if other.name.startswith(READ) else "is at work"
+            raise ManifestError(
+                f"{folder}: another command {does} here ({other}); wait for it or stop it"
+            )
 
 
 def standing(folder: Path) -> list[Standing]:
