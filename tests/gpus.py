@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-NAMES = ("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3, cut in parts")
+NAME = "NVIDIA H100 80GB HBM3, cut in parts"
 
 
 def put_program(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
@@ -19,8 +20,10 @@ def put_program(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> N
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def put_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let two GPUs be there."""
+def put_gpus(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, names: Sequence[str] = (NAME, NAME)
+) -> None:
+    """Let GPUs of these models be there."""
     asked = 'test "$*" = "--query-gpu=index,name --format=csv,noheader" || exit 2'
-    told = [f'echo "{index}, {name}"' for index, name in enumerate(NAMES)]
+    told = [f'echo "{index}, {name}"' for index, name in enumerate(names)]
     put_program(folder, monkeypatch, asked, *told)

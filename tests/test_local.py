@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections import deque
 from pathlib import Path
@@ -15,18 +14,12 @@ from pathlib import Path
 import pytest
 import work
 from crews import crew_of, done_by, environment_for_programs, pieces_of
+from processes import wait_until
 from work import is_alive
 
 from pipelines.errors import WorkerError
 from pipelines.execution import local, spawning
 from pipelines.execution.engine import CrewSettings, Piece, Slot
-
-
-def wait_until(condition, seconds: float = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 def has_words(path: Path) -> bool:
@@ -153,7 +146,7 @@ def test_close_while_workers_are_busy_leaves_no_process(tmp_path):
     with crew_of(work.die_or_sleep) as crew:
         results = crew.run(pieces_of([busy, tmp_path / "a"]))
         assert next(results) == (Piece("a", tmp_path / "a"), "done")
-        assert wait_until(lambda: has_words(busy))
+        wait_until(lambda: has_words(busy))
     assert not is_alive(int(busy.read_text()))
 
 
@@ -170,13 +163,17 @@ def test_run_stopped_while_it_counts_leaves_no_process(tmp_path):
 
 
 def test_run_ended_by_an_error_leaves_no_process(tmp_path):
+    (tmp_path / "a").write_text("0")
     busy = tmp_path / "busy"
+    todo = pieces_of([busy, tmp_path / "a"])
     with crew_of(work.die_or_sleep) as crew:
-        results = crew.run(deque([Piece("busy", busy), Piece("missing", tmp_path / "missing")]))
+        results = crew.run(todo)
+        next(results)
+        wait_until(lambda: has_words(busy))
+        todo.append(Piece("missing", tmp_path / "missing"))
         with pytest.raises(FileNotFoundError, match="missing"):
-            list(results)
-        is_begun = has_words(busy)
-    assert not is_begun or not is_alive(int(busy.read_text()))
+            next(results)
+    assert not is_alive(int(busy.read_text()))
 
 
 @pytest.mark.parametrize("job", ["Doing(work.sleep)", "Opening(work.sleep, 0, work.hold_on)"])
@@ -195,11 +192,11 @@ def test_workers_of_a_killed_parent_end_with_it(job, tmp_path):
     command = [sys.executable, script, *paths]
     with subprocess.Popen(command, env=environment_for_programs()) as process:
         try:
-            assert wait_until(lambda: all(map(has_words, paths)))
+            wait_until(lambda: all(map(has_words, paths)))
         finally:
             process.kill()
     pids = [int(path.read_text()) for path in paths]
-    assert wait_until(lambda: not any(map(is_alive, pids)), 2)
+    wait_until(lambda: not any(map(is_alive, pids)))
 
 
 def test_workers_leave_ctrl_c_to_their_parent(tmp_path):

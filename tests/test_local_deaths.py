@@ -35,7 +35,7 @@ class Crashed:
     def __call__(self, piece: Piece, ending_of) -> Piece:
         self.pieces.append(piece)
         if self._to_try:
-            self.tried.append(ending_of(self._to_try))
+            self.tried.append(ending_of(self._to_try, True))
         return self._instead or piece
 
 
@@ -185,7 +185,7 @@ def test_run_workers_that_crash_as_they_begin_stop_with_their_words(tmp_path):
     (always,) = files_of(tmp_path, always=99)
     words = (
         "worker 1: workers end by SIGSEGV as they begin (its last words: Fatal Python error: "
-        "Segmentation fault); run with fewer workers if memory is short, or with other --devices"
+        "Segmentation fault); run with fewer workers if memory is short"
     )
     with pytest.raises(WorkerError, match=f"^{re.escape(words)}$"):
         done_by(work.Opening(work.square, always.body, work.crash), pieces_of([1]), 1)

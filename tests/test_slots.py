@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import work
-from gpus import NAMES, put_program
+from gpus import NAME, put_gpus, put_program
 
 from pipelines.errors import ConfigError
 from pipelines.execution import local, slots
@@ -35,7 +35,7 @@ def seen_by_worker(slot) -> dict[str, str | None]:
 
 
 def test_gpus_are_those_that_the_driver_tells_of(two_gpus):
-    assert gpus() == [Gpu(0, "0", NAMES[0]), Gpu(1, "1", NAMES[1])]
+    assert gpus() == [Gpu(0, "0", NAME), Gpu(1, "1", NAME)]
 
 
 def test_gpus_on_a_machine_without_are_none(no_gpu):
@@ -45,10 +45,10 @@ def test_gpus_on_a_machine_without_are_none(no_gpu):
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [
-        ("1,0", [Gpu(0, "1", NAMES[1]), Gpu(1, "0", NAMES[0])]),
-        (" 1 ", [Gpu(0, "1", NAMES[1])]),
-        ("0,5,1", [Gpu(0, "0", NAMES[0])]),
-        ("1,-1,0", [Gpu(0, "1", NAMES[1])]),
+        ("1,0", [Gpu(0, "1", NAME), Gpu(1, "0", NAME)]),
+        (" 1 ", [Gpu(0, "1", NAME)]),
+        ("0,5,1", [Gpu(0, "0", NAME)]),
+        ("1,-1,0", [Gpu(0, "1", NAME)]),
         ("GPU-8932f937-d72c", [Gpu(0, "GPU-8932f937-d72c", "")]),
         *((text, []) for text in ("-1", "", "5", "-1,0")),
     ],
@@ -154,3 +154,16 @@ def test_worker_on_the_cpu_sees_no_gpu_and_has_one_thread_for_numpy(two_gpus):
         "TF_FORCE_GPU_ALLOW_GROWTH": None,
         **dict.fromkeys(VARIABLES[2:], "1"),
     }
+
+
+@pytest.mark.parametrize("devices", ["auto", "gpu", "gpu:0,2"])
+def test_choose_gpus_of_several_models_is_an_error_that_names_them(devices, tmp_path, monkeypatch):
+    put_gpus(tmp_path, monkeypatch, ("A100", "A100", "L4"))
+    with pytest.raises(ConfigError, match=r"of several models \(gpu:0 A100, .*gpu:2 L4\), whose"):
+        choose(devices, None, 2)
+    assert names(choose("auto", 2, 2)) == names(choose("gpu:0,1", None, 2)) == ["gpu:0", "gpu:1"]
+
+
+def test_choose_gpus_whose_models_nobody_knows_are_taken(two_gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-8932f937-d72c")
+    assert names(choose("gpu", None, 2)) == ["gpu:0", "gpu:1"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Sequence
 
 import pytest
 import work
 from crews import files_of
 
-from pipelines.execution import trial
-from pipelines.execution.engine import HANG_S, CrewSettings, Piece, Slot
+from pipelines.execution import spawning, trial
+from pipelines.execution.engine import Piece, Slot
 
 SLOT = Slot("worker 1")
 
@@ -83,9 +84,8 @@ def test_find_those_that_end_it_only_together_are_none():
     assert trial.find(range(8), Ending(2, 5, at_least=2)) == {}
 
 
-def ending(function, piece: Piece, hang_s: float = HANG_S) -> str | None:
-    settings = CrewSettings([SLOT], hang_s)
-    return trial.ending_of(work.Doing(function), SLOT, settings, piece)
+def ending(function, piece: Piece, hang_s: float = 60.0, is_alone: bool = True) -> str | None:
+    return trial.ending_of(work.Doing(function), SLOT, hang_s, piece, is_alone)
 
 
 def test_ending_of_a_piece_that_crashes_says_how(tmp_path):
@@ -116,3 +116,30 @@ def test_ending_of_what_somebody_else_ends_is_tried_again(tmp_path):
 
 def test_ending_of_a_piece_that_counts_is_none_however_long_it_takes():
     assert ending(work.last, Piece("a", 2.5), hang_s=2) is None
+
+
+def test_ending_of_one_item_may_take_as_long_as_a_piece_and_a_part_may_not(monkeypatch):
+    monkeypatch.setattr(trial, "_HANG_S", 1.0)
+    piece = Piece("a", 3.0)
+    assert ending(work.be_silent, piece, hang_s=30.0, is_alone=True) is None
+    assert ending(work.be_silent, piece, hang_s=30.0, is_alone=False) == "by its long silence"
+
+
+def test_ending_of_a_process_that_never_has_the_piece_is_none(tmp_path):
+    always, fine = files_of(tmp_path, always=99, fine=0)
+    job = work.Opening(work.crash, always.body, work.crash)
+    assert trial.ending_of(job, SLOT, 60.0, fine, True) is None
+    assert always.body.read_text() == "96", "tried again, for it may have been the machine's fault"
+
+
+def test_ending_of_ctrl_c_as_the_process_ends_is_acted_on(tmp_path, monkeypatch):
+    bury = spawning.Spawned.bury
+
+    def pressed(self) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return bury(self)
+
+    monkeypatch.setattr(spawning.Spawned, "bury", pressed)
+    (piece,) = files_of(tmp_path, fine=0)
+    with pytest.raises(KeyboardInterrupt):
+        ending(work.crash, piece)

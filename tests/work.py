@@ -207,6 +207,12 @@ def last(seconds: float, advance: Advance) -> str:
     return "done"
 
 
+def be_silent(seconds: float, advance: Advance) -> str:
+    """Work for so long without a sign of life."""
+    time.sleep(seconds)
+    return "done"
+
+
 def hold_on(_: Any, advance: Advance) -> None:
     """Take back that the system ends this process with its parent, as not every system does."""
     ctypes.CDLL(None).prctl(1, 0)

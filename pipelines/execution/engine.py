@@ -15,8 +15,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-HANG_S = 600.0
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -71,6 +69,18 @@ class Slot:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+class Try(Protocol):
+    """Tries a piece in a process of its own."""
+
+    def __call__(self, piece: Piece, is_alone: bool) -> str | None:
+        """Return how the process ended at it, None where it did not.
+
+        Args:
+            piece: writes nothing that stays.
+            is_alone: whether it is of one item, which may take as long as any piece.
+        """
+
+
 @dataclass(frozen=True)
 class CrewSettings:
     """How a crew works.
@@ -78,14 +88,13 @@ class CrewSettings:
     Attributes:
         slots: a worker each, at most.
         hang_s: seconds without a sign of life after which a worker is taken for dead; 0 for never.
-        on_crash: called with a piece at which two workers died on their own, and `ending_of`, which
-            tries a piece in a process of its own and says how that ended, None where it did not;
-            returns the piece that is tried next.
+        on_crash: called with a piece at which two workers died on their own, and with what tries
+            one in a process of its own; returns the piece that is tried next.
     """
 
     slots: Sequence[Slot]
-    hang_s: float = HANG_S
-    on_crash: Callable[[Piece, Callable[[Piece], str | None]], Piece] | None = None
+    hang_s: float = 0.0
+    on_crash: Callable[[Piece, Try], Piece] | None = None
 
 
 def ignore(count: int) -> None:

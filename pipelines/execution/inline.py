@@ -1,4 +1,7 @@
-"""The engine without processes: one worker, here, a piece at a time; for programs and debuggers."""
+"""The engine without processes: one worker, here, a piece at a time; for programs and debuggers.
+
+What a job sets for its process stays set: TensorFlow's threads, and on a GPU its determinism.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from pipelines.errors import WorkerError
-from pipelines.execution import spawning, trial
+from pipelines.execution import slots, spawning, trial
 from pipelines.execution.engine import CrewSettings, Job, Piece, Slot, ignore
 from pipelines.execution.spawning import Spawned
 
@@ -184,9 +184,9 @@ class Local:
     def _count_opening(self, spawned: Spawned, how: str) -> None:
         if not spawned.is_begun and spawned.is_own_fault:
             raise WorkerError(
-                f"a worker process ended {how} before it began{_quoted(spawned)}; a program that "
-                'calls this must do so under `if __name__ == "__main__":`, for workers load its '
-                "file"
+                f"a worker process ended {how} before it began{_quoted(spawned)}; run with fewer "
+                "workers if memory is short; a program that calls this must do so under "
+                '`if __name__ == "__main__":`, for workers load its file'
             )
         name = spawned.slot.name
         self._openings[name] += 1
@@ -195,9 +195,10 @@ class Local:
             _logger.warning("%s: given up, it ended %s as it began", name, how)
             self._slots.remove(spawned.slot)
         if not self._slots:
+            elsewhere = ", or with other --devices" if slots.are_gpus([spawned.slot]) else ""
             raise WorkerError(
                 f"{name}: workers end {how} as they begin{_quoted(spawned)}; run with fewer "
-                "workers if memory is short, or with other --devices"
+                f"workers if memory is short{elsewhere}"
             )
 
     def _examined(self, spawned: Spawned, piece: Piece) -> Piece:
@@ -206,7 +207,8 @@ class Local:
         if on_crash is None or self._crashes[piece.name] != _CRASHES:
             return piece
         _logger.warning("%s: looking for what ends the workers", piece.name)
-        return on_crash(piece, partial(trial.ending_of, self._job, spawned.slot, self._settings))
+        tries = partial(trial.ending_of, self._job, spawned.slot, self._settings.hang_s)
+        return on_crash(piece, tries)
 
 
 class _TracebackError(Exception):

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def choose(devices: str, workers: int | None, threads: int) -> list[Slot]:
         threads: of one worker on the CPU.
 
     Raises:
-        ConfigError: a GPU is not there, or more workers than GPUs are asked for.
+        ConfigError: a GPU is not there, or there are fewer than workers, or of several models.
     """
     there = [] if devices == CPU else gpus()
     if devices.startswith("gpu"):
@@ -93,6 +93,13 @@ def choose(devices: str, workers: int | None, threads: int) -> list[Slot]:
             is_usage=True,
         )
     chosen = there[:workers] if workers else there
+    if len({gpu.name for gpu in chosen if gpu.name}) > 1:
+        named = ", ".join(f"gpu:{gpu.index} {gpu.name}" for gpu in chosen)
+        raise ConfigError(
+            f"devices {devices}: GPUs of several models ({named}), whose numbers differ; "
+            "choose some of one model with --devices, such as gpu:0",
+            is_usage=True,
+        )
     return [
         Slot(
             f"gpu:{gpu.index}",
@@ -117,6 +124,12 @@ def cpu_slots(num: int) -> list[Slot]:
     """Return places of workers that see no GPU."""
     environment = {**_ONE_THREAD, _VISIBLE: _NONE}
     return [Slot(f"worker {i + 1}", environment) for i in range(num)]
+
+
+def say_idle(asked: int | None, num_shards: int, say: Callable[[str], None]) -> None:
+    """Tell it where more workers are asked for than there are shards left."""
+    if asked and asked > num_shards > 0:
+        say(f"{asked} workers are asked for, and {num_shards} shards are left")
 
 
 def _asked_gpus(devices: str, there: list[Gpu]) -> list[Gpu]:

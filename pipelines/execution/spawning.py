@@ -62,7 +62,7 @@ class Spawned:
         arguments = (theirs, spoken, os.getpid(), level, job)
         self._process = context.Process(target=worker.main, args=arguments, daemon=True)
         try:
-            with _deferred(), _handed_down(slot.environment):
+            with uninterrupted(), _handed_down(slot.environment):
                 self._process.start()
         except OSError as error:
             raise WorkerError(
@@ -177,10 +177,11 @@ def _handed_down(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deferred() -> Iterator[None]:
-    """Act on Ctrl-C and its like behind the block: a process half started would cry for its job.
+def uninterrupted() -> Iterator[None]:
+    """Act on Ctrl-C and its like behind the block, in which processes are started or ended.
 
-    To block the signals would not do, for any other thread may get them.
+    One half started would cry for its job. To block the signals would not do, for any other thread
+    may get them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -197,19 +198,6 @@ def _deferred() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
         if come:
             signal.raise_signal(come[0])
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Leave Ctrl-C without effect for the moment that ending processes takes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def end_all(crew: list[Spawned]) -> None:

@@ -7,33 +7,36 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from pipelines.execution import spawning
-from pipelines.execution.engine import CrewSettings, Job, Piece, Slot
+from pipelines.execution.engine import Job, Piece, Slot
 from pipelines.execution.spawning import Spawned
 
 ItemT = TypeVar("ItemT")
 _TRIES = 3  # somebody else may end a process, too
 _OPEN_S = 600.0
-_HANG_S = 60.0  # at most: there are many tries, each with a sign of life an image
+_HANG_S = 60.0  # at most, of a part: there are many, each with a sign of life an item
 
 
-def ending_of(job: Job, slot: Slot, settings: CrewSettings, piece: Piece) -> str | None:
+def ending_of(job: Job, slot: Slot, hang_s: float, piece: Piece, is_alone: bool) -> str | None:
     """Try a piece in a new process; return how it ended that, None where it did not.
 
-    An exception is no end: who raises it is alive.
+    An exception is no end: who raises it is alive. Nor is it the piece's doing when the process
+    ends before it has the piece.
 
     Args:
         job: what the process opens.
         slot: its place.
-        settings: of the crew; `hang_s` counts.
+        hang_s: seconds without a sign of life that a crew allows; 0 for any time.
         piece: what is tried; it writes nothing that stays.
+        is_alone: whether it is of one item, which may take that long, or one of many parts.
     """
+    limit_s = hang_s if is_alone else min(hang_s, _HANG_S)
     for _ in range(_TRIES):
         spawned = Spawned(job, slot)
         try:
-            how = _try(spawned, piece, min(settings.hang_s, _HANG_S))
+            how = _try(spawned, piece, limit_s)
         finally:
             spawning.end_all([spawned])
-        if how is None or spawned.is_own_fault:
+        if how is None or (spawned.hand and spawned.is_own_fault):
             return how
     return None
 
