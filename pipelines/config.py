@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipelines.config_extract import ExtractConfig as ExtractConfig
-from pipelines.config_keys import HANG_TIMEOUT, NUM_TASKS, TASK_INDEX, Table, key
+from pipelines.config_keys import FEATURES_DIR, HANG_TIMEOUT, NUM_TASKS, TASK_INDEX, Table, key
 from pipelines.values import (
     Branches,
     Count,
@@ -144,12 +144,7 @@ class TrainTailConfig(Table):
     memory_budget_mb: Count = key(
         512, "Keep a split's cells in memory when they fit this many MB.", "0 or more"
     )
-    features_dir: str = key(
-        "",
-        "The folder of the caches; without it, the one of [extract].",
-        "a path",
-        metavar="DIR",
-    )
+    features_dir: str = FEATURES_DIR
     overwrite: bool = key(
         False, "Delete a run of this name made with other settings.", "true or false"
     )
@@ -169,12 +164,7 @@ class EvalConfig(Table):
 class StatusConfig(Table):
     """The keys of `[status]`."""
 
-    features_dir: str = key(
-        "",
-        "The folder of the caches; without it, the one of [extract].",
-        "a path",
-        metavar="DIR",
-    )
+    features_dir: str = FEATURES_DIR
 
 
 class StatsConfig(Table):
@@ -190,12 +180,7 @@ class StatsConfig(Table):
     images: Count = key(
         10_000, "Images that the pictures are drawn from; 0 takes all.", "0 or more"
     )
-    features_dir: str = key(
-        "",
-        "The folder of the caches; without it, the one of [extract].",
-        "a path",
-        metavar="DIR",
-    )
+    features_dir: str = FEATURES_DIR
 
 
 class VerifyConfig(Table):
@@ -208,12 +193,7 @@ class VerifyConfig(Table):
         "write plans and receipts again that a manifest holds.",
         "true or false",
     )
-    features_dir: str = key(
-        "",
-        "The folder of the caches; without it, the one of [extract].",
-        "a path",
-        metavar="DIR",
-    )
+    features_dir: str = FEATURES_DIR
 
 
 class GlobalConfig(Table):

@@ -34,6 +34,9 @@ HANG_TIMEOUT: Any = key(
     "another; 0 for never.",
     "0 or more",
 )
+FEATURES_DIR: Any = key(
+    "", "The folder of the caches; without it, the one of [extract].", "a path", metavar="DIR"
+)
 
 
 class Table(BaseModel):

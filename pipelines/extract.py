@@ -63,6 +63,7 @@ def run(
         ManifestError: there are no variants, or a cache of the node has other settings.
         FeatureError: an activation cannot be stored, or the cut changes the network's scores.
         ShardError: a shard is damaged, or the disk refuses.
+        SourceError: images cannot be used, or have changed, where variants are made on the fly.
         WorkerError: workers cannot start, or die again and again.
     """
     started = time.monotonic()
@@ -118,7 +119,9 @@ def _list_images(call: _Call, config: CompressConfig | None) -> Encoder:
         raise ConfigError("on-the-fly and from-node: choose one to start from", is_usage=True)
     if config is None:
         raise ValueError("on_the_fly needs the settings of compress")
-    asked = Asked.from_settings(config.model_dump(), call.seed, is_stored=False)
+    overwrite = config.overwrite or call.config.overwrite
+    settings = {**config.model_dump(), "overwrite": overwrite}
+    asked = Asked.from_settings(settings, call.seed, is_stored=False)
     way = sets.Way(call.engine, config.workers, config.hang_timeout)
     plans.check_named(call.workspace_dir, asked)
     set_dir = call.workspace_dir / variants.LISTED_DIR
@@ -152,7 +155,7 @@ def _fill(
     if outputs and finished.are_checked(outputs, config.check_images, opened.num_images):
         held = sum(len(output.receipts) for output in outputs)
         nothing = {"images_per_s": None, "device": None, "num_workers": None}
-        return job.Done(outputs, held, 0, True, Times()), nothing
+        return job.Done(outputs, held, 0, 0, True, Times()), nothing
     places = Places(config.devices, config.workers, config.threads, config.hang_timeout)
     work, rows = _work(call, opened, asked), opened.num_rows()
     with manned(call.engine, work, places, rows, call.progress.say) as crew:
@@ -164,22 +167,19 @@ def _fill(
     return done, {
         "images_per_s": round(done.num_images / seconds, 3) or None,
         "device": done.times.shares(),
-        "num_workers": crew.num_workers,
+        "num_workers": min(crew.num_workers, max(1, done.num_shards)),
     }
 
 
 def _asked(call: _Call, opened: Opened, named: Sequence[str]) -> dict[str, Any]:
     """Return the part of the fingerprint that is known before TensorFlow is loaded."""
-    config, batch_size = call.config, call.config.batch_size
-    if batch_size is None and not config.overwrite:
-        batch_size = finished.planned_batch_size(call.features_dir, named)
-    return {
+    config = call.config
+    asked: dict[str, Any] = {
         **opened.identity,
         "branches": list(opened.branches),
         "backbone": config.backbone,
         **backbones.weights_identity(config.backbone, call.weights),
         **({"weights_seed": call.seed} if config.weights == "none" else {}),
-        **({"batch_size": batch_size} if batch_size else {}),
         "dtype": config.dtype,
         "encoding": config.encoding,
         "format": config.format,
@@ -187,6 +187,10 @@ def _asked(call: _Call, opened: Opened, named: Sequence[str]) -> dict[str, Any]:
         "shard_bytes": config.shard_size,
         "profile": {"precision": config.precision, "threads": config.threads},
     }
+    batch_size = config.batch_size or finished.planned_batch_size(
+        call.features_dir, named, asked, config.overwrite
+    )
+    return {**asked, **({"batch_size": batch_size} if batch_size else {})}
 
 
 def _work(call: _Call, opened: Opened, asked: Mapping[str, Any]) -> network.Job:
@@ -205,12 +209,12 @@ def _work(call: _Call, opened: Opened, asked: Mapping[str, Any]) -> network.Job:
 
 def _settings(config: ExtractConfig) -> Settings:
     return Settings(
-        config.dtype,
-        config.encoding,
-        config.format,
-        config.shards,
-        config.shard_size,
-        config.overwrite,
+        dtype=config.dtype,
+        encoding=config.encoding,
+        format=config.format,
+        shards=config.shards,
+        shard_bytes=config.shard_size,
+        overwrite=config.overwrite,
     )
 
 

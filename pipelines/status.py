@@ -176,11 +176,7 @@ def _receipts(folder: ShardFolder, plan: Plan) -> tuple[Mapping[str, Receipt], b
         listed, receipts = None, []
     if listed != plan:
         return folder.receipts(plan), False
-    return {r.shard: r for r in receipts if _has_size(folder.path / r.shard, r.size_bytes)}, True
-
-
-def _has_size(path: Path, size_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == size_bytes
+    return {r.shard: r for r in receipts if folder.size_of(r.shard) == r.size_bytes}, True
 
 
 def _rate(folder: ShardFolder, done: Sequence[Task], since: float) -> float | None:

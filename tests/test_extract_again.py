@@ -134,6 +134,7 @@ def test_extract_other_settings_raise_naming_the_difference(
         {"devices": "cpu"},
         {"task_index": 1, "num_tasks": 2},
         {"batch_size": None},
+        {"batch_size": None, "overwrite": True},
     ],
 )
 def test_extract_other_ways_of_working_are_no_other_settings(extracted, workspace, changed):
@@ -141,6 +142,19 @@ def test_extract_other_ways_of_working_are_no_other_settings(extracted, workspac
     summary = run(workspace, extracted, **changed)
     assert (summary["num_resumed_shards"], summary["is_whole"]) == (10, True)
     assert (summary["images_per_s"], summary["device"], summary["num_workers"]) == (None,) * 3
+    assert tree(workspace / "features") == before
+
+
+@pytest.mark.slow
+def test_extract_overwrite_of_the_same_settings_goes_on_with_the_batch_size_of_the_plan(
+    extracted, workspace
+):
+    before = tree(workspace / "features")
+    folder = workspace / "features" / MAPS
+    min(folder.glob("val-*")).unlink()
+    (folder / "manifest.json").unlink()
+    summary = run(workspace, extracted, batch_size=None, overwrite=True)
+    assert summary["num_resumed_shards"] == 9
     assert tree(workspace / "features") == before
 
 

@@ -15,10 +15,12 @@ from processes import PROGRAM, bottleneck, tree
 from working import fill_with, network
 
 from pipelines.errors import ShardError, WorkerError
-from pipelines.execution.engine import HANG_S, CrewSettings, Piece
+from pipelines.execution.engine import CrewSettings, Piece
 from pipelines.execution.slots import cpu_slots
 from pipelines.extraction.crashes import Finder
 from pipelines.extraction.inputs import Origin
+from pipelines.images.codecs import JpegCodec
+from pipelines.images.encode import Encoder
 
 EXTRACT = Extract(shards=8, rows={"train": 70, "val": 3})  # the first 64 are probed
 MEND = "compress could use them: leave them out of its images, and compress again with --overwrite"
@@ -58,10 +60,10 @@ def fill(
         at_work: what happens beside them.
         is_known: whether the network is, as far as who looks for images knows.
     """
-    finder = Finder(Origin(Path("variants"), BRANCHES), EXTRACT.rows, HANG_S)
+    finder = Finder(Origin(Path("variants"), BRANCHES), EXTRACT.rows, 60.0)
     finder.reading = Reading(EXTRACT, deadly) if is_known else None
     work = DeadlyNetwork(EXTRACT, behind=BEHIND, deadly=deadly, at_work=at_work)
-    fill_with(features_dir, work, crew_settings=CrewSettings(cpu_slots(2), HANG_S, finder))
+    fill_with(features_dir, work, crew_settings=CrewSettings(cpu_slots(2), 60.0, finder))
 
 
 @pytest.mark.parametrize(
@@ -115,20 +117,30 @@ def test_extract_workers_killed_from_outside_accuse_no_image(tmp_path):
     assert files(tmp_path / "features") == files(tmp_path / "clean")
 
 
-def test_finder_of_a_cached_node_sends_to_verify():
-    finder = Finder(Origin(Path("features/pool"), BRANCHES, is_node=True), EXTRACT.rows, HANG_S)
+@pytest.mark.parametrize(
+    ("more", "mend"),
+    [
+        ({"is_node": True}, "its cache may be damaged: run `bottleneck verify`"),
+        (
+            {"encoder": Encoder(Path("images"), JpegCodec(), 100.0)},
+            "leave them out of the images, and extract again with --overwrite",
+        ),
+    ],
+)
+def test_finder_says_what_to_do_where_no_variants_are_stored(more, mend):
+    finder = Finder(Origin(Path("a/set"), BRANCHES, **more), EXTRACT.rows, 60.0)
     words = finder._words({"train/003": "by SIGSEGV"})
-    assert words.endswith("its cache may be damaged: run `bottleneck verify`")
+    assert words.endswith(mend)
 
 
 def test_finder_names_five_of_many():
-    finder = Finder(Origin(Path("variants"), BRANCHES), EXTRACT.rows, HANG_S)
+    finder = Finder(Origin(Path("variants"), BRANCHES), EXTRACT.rows, 60.0)
     words = finder._words({f"{n}.jpg": "by SIGSEGV" for n in range(7)})
     assert "3.jpg (by SIGSEGV), 4.jpg (by SIGSEGV) and 2 more; " in words
 
 
 def test_finder_other_pieces_are_given_back():
-    finder = Finder(Origin(Path("variants"), BRANCHES), EXTRACT.rows, HANG_S)
+    finder = Finder(Origin(Path("variants"), BRANCHES), EXTRACT.rows, 60.0)
     finder.reading = Reading(EXTRACT, Deadly(crash=["train/000"]))
     piece = Piece("the network", object())
     assert finder(piece, lambda tried: "by SIGSEGV") is piece

@@ -23,7 +23,10 @@ def row(seed):
 
 
 def prepare(rows, branches=BRANCHES, batch_size=4, max_megapixels=1.0):
-    return forward.prepare(rows, branches, PROTOCOL, batch_size, max_megapixels)
+    pixels = np.zeros((batch_size, len(branches), PROTOCOL.size, PROTOCOL.size, 3), np.uint8)
+    for image, row in zip(pixels, rows, strict=False):
+        forward.prepare_image(row, branches, PROTOCOL, max_megapixels, image)
+    return pixels
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from images import make_class_folders, photo, to_jpeg
 
+from pipelines import extract
 from pipelines.compression import sets
 from pipelines.compression.plans import Asked
-from pipelines.config import CompressConfig
-from pipelines.errors import SourceError
+from pipelines.config import CompressConfig, ExtractConfig
+from pipelines.errors import ManifestError, SourceError
 from pipelines.execution import inline
+from pipelines.extraction import network
 from pipelines.extraction.inputs import Images
 from pipelines.extraction.on_the_fly import OnTheFly
 from pipelines.images import preprocess
@@ -109,11 +111,37 @@ def test_inputs_image_that_has_changed_since_is_an_error_that_names_it(images, t
     batch = next(made.inputs("train", 0, 3, 3))
     path = own / batch.ids[1]
     path.write_bytes(to_jpeg(photo(seed=78)))
-    with pytest.raises(SourceError, match=r"has changed since it was checked; bring it back"):
+    with pytest.raises(SourceError, match=r"has changed since it was checked: bring it back"):
         next(made.inputs("train", 0, 3, 3)).load()
     path.unlink()
     with pytest.raises(SourceError, match=r"cannot be read: No such file .* when it was checked"):
         next(made.inputs("train", 0, 3, 3)).load()
+
+
+def test_extract_overwrite_lists_the_images_anew_that_were_listed_with_other_settings(
+    images, tmp_path
+):
+    class BehindTheList(Exception):
+        pass
+
+    def engine(job, settings):
+        if isinstance(job, network.Job):
+            raise BehindTheList
+        return inline.open_crew(job, settings)
+
+    def start(seed: int, **settings) -> None:
+        asked = ExtractConfig(backbone="efficientnet_lite0", on_the_fly=True, **settings)
+        made_from = CompressConfig(images=str(images), max_bad_share=0.5)
+        extract.run(tmp_path, asked, seed, Silent(), engine, made_from)
+
+    with pytest.raises(BehindTheList):
+        start(0)
+    with pytest.raises(ManifestError, match="start over with --overwrite"):
+        start(1)
+    with pytest.raises(BehindTheList):
+        start(1, overwrite=True)
+    with pytest.raises(BehindTheList):
+        start(1)
 
 
 def test_inputs_count_the_time_that_variants_take(images, tmp_path):

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from shards import flip_bit
 
 from pipelines.errors import ConfigError, ManifestError, ShardError
 from pipelines.storage import parquet, variants
 from pipelines.storage.manifest import ShardFolder
-from pipelines.storage.plan import Plan, split_into_tasks
+from pipelines.storage.plan import Plan, Task, split_into_tasks
 from pipelines.storage.variants import VariantRow, VariantSet
 
 NAMES = ("original", "q010", "q050")
@@ -65,6 +66,16 @@ def test_rows_all_come_back_as_written(variants_dir):
     assert found.names == NAMES
     for split, count in NUM_ROWS.items():
         assert list(found.rows(split, 0, count)) == ROWS[split]
+
+
+def test_write_shard_without_variants_cuts_groups_by_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "LIST_ROWS", 3)
+    task = Task("train-00000-of-00001.parquet", "train", 0, 7)
+    rows = [dataclasses.replace(row, variants=()) for row in ROWS["train"][:7]]
+    variants.write_shard(tmp_path, task, (), iter(rows), [])
+    with pq.ParquetFile(tmp_path / task.shard) as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert sizes == [3, 3, 1]
 
 
 def test_rows_every_range_is_that_part(variants_dir):

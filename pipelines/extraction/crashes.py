@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipelines.errors import ShardError, WorkerError
 from pipelines.execution import engine, local, trial
-from pipelines.execution.engine import CrewSettings, Piece
+from pipelines.execution.engine import CrewSettings, Piece, Try
 from pipelines.execution.slots import cpu_slots
 from pipelines.extraction.cut_check import Compare, spans
 from pipelines.extraction.inputs import Origin
@@ -39,7 +39,7 @@ class Finder:
         self._origin, self._num_rows = origin, num_rows
         self._settings = CrewSettings(cpu_slots(1), hang_s)
 
-    def __call__(self, piece: Piece, ending_of: Callable[[Piece], str | None]) -> Piece:
+    def __call__(self, piece: Piece, ending_of: Try) -> Piece:
         """Return the piece: it is none of its images that ends the workers.
 
         Args:
@@ -49,14 +49,16 @@ class Finder:
         Raises:
             ShardError: images do; it names them.
         """
-        rows = list(self._rows_of(piece))
         reading = self.reading
         if reading is None:
             return piece
+        rows = list(self._rows_of(piece))
 
         def ends(tried: Sequence[tuple[str, int]]) -> str | None:
             one = Piece(f"{piece.name}, {len(tried)} images", Rows(tried, is_decoded=True))
-            return trial.ending_of(reading, self._settings.slots[0], self._settings, one)
+            return trial.ending_of(
+                reading, self._settings.slots[0], self._settings.hang_s, one, len(tried) == 1
+            )
 
         found = trial.find(rows, ends)
         if found:
@@ -91,6 +93,11 @@ class Finder:
         rest = f" and {len(found) - len(named)} more" if len(found) > len(named) else ""
         if self._origin.is_node:
             mend = "its cache may be damaged: run `bottleneck verify`"
+        elif self._origin.encoder:
+            mend = (
+                "they could be used when they were checked: leave them out of the images, and "
+                "extract again with --overwrite"
+            )
         else:
             mend = (
                 "compress could use them: leave them out of its images, and compress again with "

@@ -20,6 +20,7 @@ from pipelines.errors import FeatureError
 from pipelines.execution.engine import Piece
 from pipelines.execution.tasks import Output
 from pipelines.extraction.extractor import Extractor
+from pipelines.extraction.inputs import padded
 from pipelines.storage.batches import FeatureReader, Group, Settings
 from pipelines.storage.cache import shards_of
 from pipelines.storage.layout import Layout
@@ -87,7 +88,7 @@ class Compare:
             for batch, maps in zip(inputs, cached, strict=True):
                 size = len(batch.ids)
                 expected = network.whole(batch.load())[:size]
-                found = behind(_padded(maps.features, batch_size))[:size]
+                found = behind(padded(maps.features, batch_size))[:size]
                 scale = np.maximum(np.abs(expected).max(axis=2, keepdims=True), _TINY)
                 difference = np.abs(found - expected) / scale
                 largest = float(np.maximum(largest, difference.max()))  # NaN stays
@@ -160,11 +161,6 @@ def _reader(folder: Path, plan: Plan, split: str, count: int) -> FeatureReader:
                 groups.append(Group(shard, g, np.arange(wanted)))
     layout = shards[0].layout
     return FeatureReader(layout, groups, Settings(layout.branches, 1, 1))
-
-
-def _padded(maps: np.ndarray, batch_size: int) -> np.ndarray:
-    missing = np.zeros((batch_size - len(maps), *maps.shape[1:]), maps.dtype)
-    return np.concatenate([maps, missing])
 
 
 def _why_failed(output: Output, result: Result) -> str:

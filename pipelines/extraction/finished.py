@@ -20,13 +20,23 @@ def names(features_dir: Path, asked: Sequence[str], backbone: str) -> list[str]:
     return list(asked) or existing.names_of_default(features_dir, backbone)
 
 
-def planned_batch_size(features_dir: Path, named: Sequence[str]) -> int | None:
-    """Return the batch size that a plan has fixed; None where there is none."""
+def planned_batch_size(
+    features_dir: Path, named: Sequence[str], asked: Mapping[str, Any], overwrite: bool
+) -> int | None:
+    """Return the batch size that a plan has fixed; None where there is none.
+
+    Args:
+        features_dir: of the caches.
+        named: nodes, by any spelling.
+        asked: the part of the fingerprint that is known so far, without the batch size.
+        overwrite: whether a cache made with other settings goes; its batch size counts not.
+    """
     for name in named:
         folder = existing.existing_folder(features_dir, name)
         plan = existing.read_plan(folder, overwrite=True) if folder else None
         if plan is not None:
-            return int(plan.fingerprint["batch_size"])
+            is_kept = not overwrite or _comparable(plan.fingerprint, asked) == asked
+            return int(plan.fingerprint["batch_size"]) if is_kept else None
     return None
 
 

@@ -94,13 +94,14 @@ class Images:
             ShardError: a shard is damaged.
         """
         max_megapixels = self._variants.plan.fingerprint["max_megapixels"]
-        make = empty_pixels(batch_size, self.branches, self._protocol)
-        for rows in chunks(self._variants.rows(split, start, stop), batch_size):
-            parts = [
-                partial(_fill, i, row, self.branches, self._protocol, max_megapixels)
-                for i, row in enumerate(rows)
-            ]
-            yield Inputs([row.id for row in rows], [row.label for row in rows], make, parts)
+        fill = partial(
+            _fill,
+            branches=self.branches,
+            protocol=self._protocol,
+            max_megapixels=max_megapixels,
+        )
+        rows = self._variants.rows(split, start, stop)
+        yield from in_batches(rows, batch_size, self.branches, self._protocol, fill)
 
 
 class CachedNode:
@@ -127,11 +128,12 @@ class CachedNode:
         """
         reader = self.cache.reader(split, self.branches, np.arange(start, stop))
         for batch in reader.in_order(batch_size):
-            make = partial(_padded, batch.features, batch_size)
+            make = partial(padded, batch.features, batch_size)
             yield Inputs(list(batch.ids or ()), batch.labels.tolist(), make)
 
 
-def _padded(maps: np.ndarray, batch_size: int) -> np.ndarray:
+def padded(maps: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return maps with zeros where images are missing; the same array where none is."""
     if len(maps) == batch_size:
         return maps
     missing = np.zeros((batch_size - len(maps), *maps.shape[1:]), maps.dtype)
@@ -141,23 +143,32 @@ def _padded(maps: np.ndarray, batch_size: int) -> np.ndarray:
 def _fill(
     number: int,
     row: VariantRow,
+    array: np.ndarray,
     branches: Sequence[str],
     protocol: preprocess.Protocol,
     max_megapixels: float,
-    array: np.ndarray,
 ) -> None:
     forward.prepare_image(row, branches, protocol, max_megapixels, array[number])
 
 
-def empty_pixels(
-    batch_size: int, branches: Sequence[str], protocol: preprocess.Protocol
-) -> Callable[[], np.ndarray]:
-    """Return what makes uint8 (batch_size, branches, side, side, 3), all black."""
+def in_batches(
+    rows: Iterator[VariantRow],
+    batch_size: int,
+    branches: Sequence[str],
+    protocol: preprocess.Protocol,
+    fill: Callable[[int, VariantRow, np.ndarray], None],
+) -> Iterator[Inputs]:
+    """Give uint8 (batch_size, branches, side, side, 3), black where images are missing.
+
+    Args:
+        rows: the images.
+        batch_size: so many at once.
+        branches: versions of each.
+        protocol: of the network.
+        fill: puts the versions of one image into its place, by number, in the array.
+    """
     shape = (batch_size, len(branches), protocol.size, protocol.size, 3)
-    return partial(np.zeros, shape, np.uint8)
-
-
-def chunks(rows: Iterator[VariantRow], size: int) -> Iterator[list[VariantRow]]:
-    """Give rows `size` at a time."""
-    while chunk := list(islice(rows, size)):
-        yield chunk
+    make = partial(np.zeros, shape, np.uint8)
+    while chunk := list(islice(rows, batch_size)):
+        parts = [partial(fill, i, row) for i, row in enumerate(chunk)]
+        yield Inputs([row.id for row in chunk], [row.label for row in chunk], make, parts)

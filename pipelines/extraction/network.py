@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ class Job:
         if self.expected is not None:
             mend = "leave this device out with --devices, or extract into another --features-dir"
             asked, found = _comparable(self.expected), _comparable(facts)
-            check_same(asked, found, Path("this worker"), mend)
+            place = f"worker with CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+            check_same(asked, found, Path(place), mend)
         batch_bytes = int(np.prod(cut.batch(network.batch_size).full_shape))
         batch_bytes *= np.dtype(cut.batch(1).dtype).itemsize
         return Extractor(cut.source, network, Ahead(self._threads(has_gpu), batch_bytes), facts)
@@ -157,7 +159,7 @@ class Job:
                 network = cut.network(batch_size, has_gpu)
                 cut.warm_up(network)
                 return network
-            except BatchTooLargeError:
+            except (BatchTooLargeError, DeviceLostError):  # a library short of memory may just fail
                 if batch_size == 1:
                     raise
                 batch_size //= 2

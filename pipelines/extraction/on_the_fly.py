@@ -6,12 +6,11 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 import numpy as np
 
 from pipelines.errors import ImageError, SourceError
-from pipelines.extraction.inputs import Inputs, chunks, empty_pixels
+from pipelines.extraction.inputs import Inputs, in_batches
 from pipelines.images import preprocess
 from pipelines.images.codecs import JpegCodec, decode_variant
 from pipelines.images.encode import Encoder
@@ -54,26 +53,27 @@ class OnTheFly:
             ShardError: a shard of the list is damaged.
             SourceError: an image has changed since the list was made.
         """
-        make = empty_pixels(batch_size, self.branches, self._protocol)
-        for rows in chunks(self._listed.rows(split, start, stop), batch_size):
-            parts = [partial(self._fill, i, row) for i, row in enumerate(rows)]
-            yield Inputs([row.id for row in rows], [row.label for row in rows], make, parts)
+        rows = self._listed.rows(split, start, stop)
+        return in_batches(rows, batch_size, self.branches, self._protocol, self._fill)
 
     def _fill(self, number: int, row: VariantRow, array: np.ndarray) -> None:
         path = self._encoder.root / row.id
         try:
             data, pixels = self._encoder.read(row.id)
         except ImageError as error:
-            raise SourceError(f"{path}: {error}; it could be used when it was checked") from error
-        if hashlib.sha256(data).digest() != row.sha256:
             raise SourceError(
-                f"{path}: has changed since it was checked; bring it back, or delete "
-                f"{self._listed.folder} and extract again"
-            )
+                f"{path}: {error}; it could be used when it was checked: {self._mend}"
+            ) from error
+        if hashlib.sha256(data).digest() != row.sha256:
+            raise SourceError(f"{path}: has changed since it was checked: {self._mend}")
         variants = self._encoded(pixels)
         for j, branch in enumerate(self.branches):
             image = pixels if branch == ORIGINAL else decode_variant(next(variants))
             array[number, j] = preprocess.to_input(image, self._protocol)
+
+    @property
+    def _mend(self) -> str:
+        return f"bring it back, or delete {self._listed.folder} and extract again"
 
     def _encoded(self, pixels: np.ndarray) -> Iterator[bytes]:
         started = time.thread_time()

@@ -27,14 +27,12 @@ class Opened:
         identity: its part of the fingerprint.
         published: what readers of a cache are told about the images: classes, split_note.
         num_quarantined: images that cannot be used.
-        weights_sha256: of the network that made the cache; None for images.
     """
 
     origin: Origin
     identity: Mapping[str, Any]
     published: Mapping[str, Any]
     num_quarantined: int
-    weights_sha256: str | None
     _num_rows: Mapping[str, int]
 
     @property
@@ -77,7 +75,6 @@ def open_images(folder: Path, branches: Sequence[str], encoder: Encoder | None =
         identity,
         {"classes": details["classes"], "split_note": details["note"]},
         found.num_quarantined,
-        None,
         found.num_rows(),
     )
 
@@ -111,6 +108,5 @@ def open_node(folder: Path, branches: Sequence[str], backbone: str) -> Opened:
         identity,
         {key: cache.details[key] for key in ("classes", "split_note")},
         0,
-        made["weights_sha256"],
         {split: cache.num_rows(split) for split in cache.splits},
     )

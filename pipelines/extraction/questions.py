@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.extraction.cut_check import spans
 from pipelines.extraction.extractor import Extractor
 from pipelines.extraction.writing import naming
 from pipelines.storage import probe
@@ -53,12 +54,8 @@ class ProbeMaps:
 
 
 def _first_maps(extractor: Extractor) -> Iterator[tuple[list[np.ndarray], list[str]]]:
-    left = probe.NUM_IMAGES
     source, network = extractor.source, extractor.network
-    for split, num_rows in source.num_rows().items():
-        for batch in source.inputs(split, 0, min(left, num_rows), network.batch_size):
+    for split, count in spans(source.num_rows(), probe.NUM_IMAGES):
+        for batch in source.inputs(split, 0, count, network.batch_size):
             maps = network.run_forward(batch.load())
             yield [found[: len(batch.ids)] for found in maps], batch.ids
-            left -= len(batch.ids)
-        if not left:
-            return

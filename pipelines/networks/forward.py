@@ -15,35 +15,6 @@ from pipelines.images.codecs import decode_variant
 from pipelines.storage.variants import ORIGINAL, VariantRow
 
 
-def prepare(
-    rows: Sequence[VariantRow],
-    branches: Sequence[str],
-    protocol: preprocess.Protocol,
-    batch_size: int,
-    max_megapixels: float,
-) -> np.ndarray:
-    """Decode and resize the versions of some images.
-
-    Args:
-        rows: at most `batch_size` images, each with the variants named by `branches`.
-        branches: variant names.
-        protocol: of the backbone.
-        batch_size: images in the result; what `rows` lacks is padded with black.
-        max_megapixels: largest accepted original.
-
-    Returns:
-        uint8 (batch_size, branches, size, size, 3), RGB 0..255.
-
-    Raises:
-        ShardError: a stored version cannot be decoded: the shard does not hold what was written.
-    """
-    shape = (batch_size, len(branches), protocol.size, protocol.size, 3)
-    pixels = np.zeros(shape, np.uint8)
-    for image, row in zip(pixels, rows, strict=False):
-        prepare_image(row, branches, protocol, max_megapixels, image)
-    return pixels
-
-
 def prepare_image(
     row: VariantRow,
     branches: Sequence[str],

@@ -115,9 +115,13 @@ class ShardFolder:
 
     def held_receipt(self, plan: Plan, shard: str) -> Receipt | None:
         """Return the shard's receipt if it holds."""
-        receipt, path = self.read_receipt(plan, shard), self.path / shard
-        is_there = receipt and path.is_file() and path.stat().st_size == receipt.size_bytes
-        return receipt if is_there else None
+        receipt = self.read_receipt(plan, shard)
+        return receipt if receipt and self.size_of(shard) == receipt.size_bytes else None
+
+    def size_of(self, shard: str) -> int | None:
+        """Return a shard's size in bytes, None where it is missing."""
+        path = self.path / shard
+        return path.stat().st_size if path.is_file() else None
 
     def commit(self, plan: Plan, receipt: Receipt) -> None:
         """Write the receipt of a plan's shard that is durably there."""
@@ -198,13 +202,12 @@ class ShardFolder:
             ) from error
 
     def _check_size(self, receipt: Receipt, made_by: str) -> None:
-        path = self.path / receipt.shard
-        size_bytes = path.stat().st_size if path.is_file() else None
+        size_bytes = self.size_of(receipt.shard)
         if size_bytes != receipt.size_bytes:
             found = "missing" if size_bytes is None else f"{size_bytes} bytes"
             raise ShardError(
-                f"{path}: {found}, its receipt says {receipt.size_bytes} bytes; "
-                f"run `{made_by}` again, it makes what is missing"
+                f"{self.path / receipt.shard}: {found}, its receipt says "
+                f"{receipt.size_bytes} bytes; run `{made_by}` again, it makes what is missing"
             )
 
     def read_receipt(self, plan: Plan, shard: str) -> Receipt | None:

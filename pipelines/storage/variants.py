@@ -28,6 +28,7 @@ LISTED_DIR = Path("variants") / "jpeg-on-the-fly"
 ORIGINAL = "original"
 SUFFIX = "parquet"
 GROUP_BYTES = 8 << 20  # a row group is the most that a reader holds of a shard at once
+LIST_ROWS = 4096  # of a row group without variants
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def write_shard(
         for row in rows:
             group.append(row)
             size_bytes += sum(map(len, row.variants))
-            if size_bytes >= GROUP_BYTES:
+            if size_bytes >= GROUP_BYTES or (not variants and len(group) >= LIST_ROWS):
                 writer.write(_to_arrays(group, columns))
                 group, size_bytes = [], 0
         if group:
