@@ -17,7 +17,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,17 +29,16 @@ from pipelines import compress, extract
 from pipelines.config import CompressConfig, ExtractConfig
 from pipelines.execution import devices
 from pipelines.execution.threads import num_cores, ordered_map
+from pipelines.extraction.inputs import Images, Inputs
 from pipelines.images import preprocess, sources
 from pipelines.networks import backbones, forward, nodes
 from pipelines.progress import Silent
 from pipelines.storage import variants
-from pipelines.storage.variants import VariantRow
 
 _BACKBONE = "efficientnet_lite0"
 _NODES = ("avg_pool", "block7a_expand_activation")
 _TARGET = "at least 0.95"
 _MAX_BATCHES = 16  # ready in memory; more images go through the same ones again
-_MAX_MEGAPIXELS = 100.0
 
 
 class _Clock(Silent):
@@ -59,33 +58,39 @@ class _Halves:
     """The two halves of the work, ready to be measured alone.
 
     Attributes:
-        rows: the images with their variants, in memory.
-        prepare: decode and resize the versions of some images.
+        inputs: the batches as the stage reads them, the encoded images in memory.
         forward: the compiled frozen pass of one batch.
         batches: uint8 (batch, branches, size, size, 3), prepared ones.
     """
 
-    rows: Sequence[VariantRow]
-    prepare: Callable[[Sequence[VariantRow]], np.ndarray]
+    inputs: Sequence[Inputs]
     forward: Callable[[np.ndarray], list[np.ndarray]]
     batches: Sequence[np.ndarray]
+
+    @property
+    def num_images(self) -> int:
+        """Of all batches, which are whole."""
+        return sum(len(inputs.ids) for inputs in self.inputs)
 
     def rate_of_preparation(self) -> float:
         """Decode and resize image by image in a thread a core; images/s."""
         cores = num_cores()
         started = time.perf_counter()
-        for _ in ordered_map(lambda row: self.prepare([row]), self.rows, cores, 2 * cores):
+        for _ in ordered_map(lambda task: task(), self._parts(), cores, 2 * cores):
             pass
-        return len(self.rows) / (time.perf_counter() - started)
+        return self.num_images / (time.perf_counter() - started)
+
+    def _parts(self) -> Iterator[Callable[[], None]]:
+        for inputs in self.inputs:
+            array = inputs.make()
+            yield from (partial(part, array) for part in inputs.parts)
 
     def rate_of_forward(self) -> float:
         """Run the frozen pass over as many batches as the stage has; images/s."""
-        batch_size = len(self.batches[0])
-        num_batches = len(self.rows) // batch_size
         started = time.perf_counter()
-        for batch in itertools.islice(itertools.cycle(self.batches), num_batches):
+        for batch in itertools.islice(itertools.cycle(self.batches), len(self.inputs)):
             self.forward(batch)
-        return num_batches * batch_size / (time.perf_counter() - started)
+        return self.num_images / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -99,7 +104,12 @@ def main() -> None:
     arguments = parser.parse_args()
     # The check of the cut takes its 32 images whatever the set: no share of a real one's work.
     config = ExtractConfig(
-        backbone=_BACKBONE, node=_NODES, batch_size=arguments.batch_size, check_images=0
+        backbone=_BACKBONE,
+        node=_NODES,
+        batch_size=arguments.batch_size,
+        check_images=0,
+        workers=1,  # others would start while the clock runs
+        threads=num_cores(),
     )
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
         workspace_dir = Path(folder)
@@ -111,7 +121,7 @@ def main() -> None:
         halves = _ready_halves(workspace_dir, config, arguments.batch_size)
         figures = report.take_turns(
             {
-                "stage": lambda: _rate_of_stage(workspace_dir, config, len(halves.rows)),
+                "stage": lambda: _rate_of_stage(workspace_dir, config, halves.num_images),
                 "forward": halves.rate_of_forward,
                 "preparation": halves.rate_of_preparation,
             },
@@ -125,7 +135,7 @@ def main() -> None:
     else:
         limits, limit_name = [min(pair) for pair in pairs], "the slower of forward and preparation"
     row = report.compare(
-        f"extract {_BACKBONE}, {' and '.join(_NODES)}, {len(halves.rows)} images",
+        f"extract {_BACKBONE}, {' and '.join(_NODES)}, {halves.num_images} images",
         "images/s",
         figures["stage"],
         limits,
@@ -167,9 +177,6 @@ def write_list(folder: Path, num_images: int, batch_size: int) -> Path:
 def _ready_halves(workspace_dir: Path, config: ExtractConfig, batch_size: int) -> _Halves:
     """Build what the stage builds, and prepare some batches."""
     source = variants.open_set(workspace_dir / variants.STORED_DIR, config.branches)
-    rows = [
-        row for split, count in source.num_rows().items() for row in source.rows(split, 0, count)
-    ]
     backbone = backbones.load(config.backbone, config.weights)
     chosen = [nodes.find_node(backbone.name, backbone.model, name) for name in config.node]
     protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)
@@ -183,15 +190,13 @@ def _ready_halves(workspace_dir: Path, config: ExtractConfig, batch_size: int) -
             protocol,
         ),
     )
-    prepare = partial(
-        forward.prepare,
-        branches=source.names,
-        protocol=protocol,
-        max_megapixels=_MAX_MEGAPIXELS,
-    )
-    starts = range(0, len(rows), batch_size)[:_MAX_BATCHES]
-    batches = [prepare(rows[start : start + batch_size], batch_size=batch_size) for start in starts]
-    return _Halves(rows, partial(prepare, batch_size=1), run_forward, batches)
+    images = Images(source, protocol)
+    inputs = [
+        batch
+        for split, count in images.num_rows().items()
+        for batch in images.inputs(split, 0, count, batch_size)
+    ]
+    return _Halves(inputs, run_forward, [batch.load() for batch in inputs[:_MAX_BATCHES]])
 
 
 def _rate_of_stage(workspace_dir: Path, config: ExtractConfig, num_images: int) -> float:
