@@ -97,7 +97,7 @@ def main() -> None:
     """Measure and publish."""
     parser = report.parser("extract", "Measure the stage extract.", repetitions=9)
     parser.add_argument(
-        "--images", type=report.positive, default=64, help="solar cells, rounded to whole batches"
+        "--images", type=report.positive, default=128, help="solar cells, rounded to whole batches"
     )
     parser.add_argument("--batch-size", type=report.positive, default=8, help="images a batch")
     parser.add_argument("--qualities", metavar="QF,QF,...", help="of the variants, else all ten")

@@ -203,9 +203,8 @@ def _extracting(workspace_dir: Path, num_images: int) -> _Work:
         shards=num_images // _BATCH_SIZE,
         check_images=0,
         threads=1,
-        workers=2,
     )
-    extract.run(workspace_dir, config, 0, Silent())
+    extract.run(workspace_dir, config, 0, Silent(), inline.open_crew)
     folder = workspace_dir / config.features_dir / _NODE
     plan = ShardFolder(folder).read_plan("features", FORMAT_VERSION)
     assert isinstance(plan, Plan)
