@@ -43,7 +43,7 @@ def keep_the_time(path: Path) -> None:
 
 TAKEN = "a name that is taken can be created again"
 RENAMED = "a file renamed over another does not take its place at once"
-TIME = "a file that is touched keeps its time"
+TIME = "a file that is touched keeps its old time"
 SYNC = "a folder cannot be made durable with fsync"
 FAULTS = {
     "creates again": ({"create": Path.touch}, TAKEN),
