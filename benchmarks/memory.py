@@ -29,11 +29,16 @@ _TARGET = "at most 1.1"
 _PROGRAM = "from bottleneck_cli.main import main; main()"
 _LOOK_EVERY_S = 0.02
 _BATCH_SIZE = 8  # of extract on a CPU
-# Prints what the widest layer reads and writes of one version of an image, in bytes.
-_WIDEST = """
-import sys
-from pipelines.networks import backbones, forward
-print(forward.working_bytes(backbones.load(sys.argv[1], "none").model) // 2)
+# Prints what the widest layer reads and writes of one version of an image, and its maps at the nodes,
+# in bytes.
+_SIZES = """
+import math, sys
+from pipelines.networks import backbones, forward, nodes
+name, *asked = sys.argv[1:]
+model = backbones.load(name, "none").model
+found = [nodes.find_node(name, model, node) for node in asked]
+front = nodes.front(model, found)
+print(forward.working_bytes(front) // 2, sum(4 * math.prod(node.shape) for node in found))
 """
 
 
@@ -107,12 +112,12 @@ def _rows_of_workers(arguments: argparse.Namespace) -> list[report.Row]:
 
 def _stated_mb(num_workers: int, arguments: argparse.Namespace) -> float:
     """Compute the bound of docs/one-machine.md."""
-    widest = subprocess.run(
-        [sys.executable, "-c", _WIDEST, _BACKBONE], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", _SIZES, _BACKBONE, *arguments.nodes]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     num_branches = 1 + len((arguments.qualities or ",,,,,,,,,").split(","))
-    maps_mb = _BATCH_SIZE * num_branches * int(widest.stdout) * 1e-6
-    return 250 + num_workers * (900 + 1.5 * maps_mb)
+    versions = _BATCH_SIZE * num_branches
+    widest_mb, nodes_mb = (versions * int(size) * 1e-6 for size in result.stdout.split())
+    return 250 + num_workers * (900 + 1.5 * widest_mb + 4 * nodes_mb)
 
 
 def _run_with_workers(

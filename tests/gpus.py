@@ -17,7 +17,8 @@ def put_program(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> N
     program.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def put_gpus(

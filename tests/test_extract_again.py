@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from caches import lite0, read_split
 from conftest import BATCH_SIZE
+from editing import edit
 from processes import bottleneck, kill_when, modules_loaded_by, tree
 
 from pipelines import compress, extract, train_tail
 from pipelines.config import CompressConfig, TrainTailConfig
 from pipelines.errors import ConfigError, ManifestError, NodeError, ShardError, WeightsError
 from pipelines.execution import inline
-from pipelines.extraction import plans
+from pipelines.extraction import finished, plans
 from pipelines.progress import Silent
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.manifest import ShardFolder
@@ -156,6 +157,23 @@ def test_extract_overwrite_of_the_same_settings_goes_on_with_the_batch_size_of_t
     summary = run(workspace, extracted, batch_size=None, overwrite=True)
     assert summary["num_resumed_shards"] == 9
     assert tree(workspace / "features") == before
+
+
+@pytest.mark.parametrize("named", [("avg_pool", MAPS), (MAPS, "avg_pool")])
+def test_planned_batch_size_under_overwrite_is_that_of_a_cache_that_stays(named, workspace):
+    features_dir = workspace / "features"
+    asked = {
+        key: value
+        for key, value in plan_of(workspace, MAPS)["fingerprint"].items()
+        if key not in ("batch_size", "node")
+    }
+    edit(
+        features_dir / "avg_pool/plan.json",
+        lambda plan: plan["fingerprint"].update(dtype="float16", batch_size=2),
+    )
+    assert finished.planned_batch_size(features_dir, named, asked, True) == BATCH_SIZE
+    assert finished.planned_batch_size(features_dir, ["avg_pool"], asked, True) is None
+    assert finished.planned_batch_size(features_dir, ["avg_pool"], asked, False) == 2
 
 
 def test_extract_beside_a_cache_of_version_1_leaves_it(extracted, workspace):

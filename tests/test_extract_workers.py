@@ -5,24 +5,28 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from extracting import Extract, InProcess, MadeUpNetwork, files, fill
 
-from pipelines.errors import FeatureError, WorkerError
+from pipelines.errors import FeatureError, ShardError, WorkerError
 from pipelines.execution import inline, local
-from pipelines.execution.engine import CrewSettings, Engine
+from pipelines.execution.engine import CrewSettings, Engine, Piece
 from pipelines.execution.shares import Share
 from pipelines.execution.slots import cpu_slots
 from pipelines.extraction import job
+from pipelines.extraction.writing import ShardWork
 from pipelines.progress import Silent
 from pipelines.storage.formats import FORMATS
+from pipelines.storage.layout import FORMAT_VERSION
+from pipelines.storage.manifest import ShardFolder
 
 ROWS = {"train": 23, "val": 4}
-HANG_S = 60.0  # that a worker does is an error of these tests
+HANG_S = 60.0
 
 
 class Counted(Silent):
@@ -100,6 +104,33 @@ def test_extract_workers_that_die_again_and_again_stop_it_and_it_goes_on(extract
     assert not [*(tmp_path / "a").rglob("*.tmp")], "nothing half is left"
     fill(tmp_path / "a", extract)
     assert files(tmp_path / "a") == clean(extract, tmp_path)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_worker_hears_what_fails_at_its_last_shard_while_it_waits_for_the_next(
+    threads, extract, tmp_path
+):
+    fill(tmp_path, extract)
+    plan = ShardFolder(tmp_path / "pool").read_plan("features", FORMAT_VERSION)
+    piece = Piece("last", ShardWork(plan.tasks[-1], {1: tmp_path / "pool"}, {1: plan.identity}))
+    is_over, waited_for_nothing = threading.Event(), []
+
+    def pieces() -> Iterator[Piece]:
+        yield piece
+        waited_for_nothing.append(not is_over.wait(HANG_S))
+
+    class Full:
+        def advance(self, piece: Piece, count: int) -> None:
+            pass
+
+        def done(self, piece: Piece, result: object) -> None:
+            raise ShardError("the disk is full")
+
+    extractor = dataclasses.replace(MadeUpNetwork(extract), threads=threads).open()
+    with pytest.raises(ShardError, match="the disk is full"):
+        extractor.work(pieces(), Full())
+    assert waited_for_nothing == []
+    is_over.set()
 
 
 @pytest.mark.parametrize("threads", [0, 2])

@@ -140,8 +140,8 @@ def test_fed_failure_is_raised_to_one_who_waits_behind_what_has_been_read():
         assert come.wait(30)
 
     with feeding.fed(items(), Ahead(1, 6), Times()) as feed:
-        threading.Timer(0.1, feed.fail, [ShardError("the disk is full")]).start()
         assert following(feed) == "first"
+        threading.Timer(0.1, feed.fail, [ShardError("the disk is full")]).start()
         with pytest.raises(ShardError, match="the disk is full"):
             following(feed)
         come.set()

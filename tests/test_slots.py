@@ -164,6 +164,18 @@ def test_choose_gpus_of_several_models_is_an_error_that_names_them(devices, tmp_
     assert names(choose("auto", 2, 2)) == names(choose("gpu:0,1", None, 2)) == ["gpu:0", "gpu:1"]
 
 
+def test_gpus_named_by_cudas_own_numbers_have_no_name_where_models_differ(tmp_path, monkeypatch):
+    put_gpus(tmp_path, monkeypatch, ("L4", "A100"))
+    assert [gpu.name for gpu in gpus()] == ["L4", "A100"]
+    (slot,) = choose("gpu:1", None, 2)
+    assert slot.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert [gpu.name for gpu in gpus()] == ["", ""]
+    assert "CUDA_DEVICE_ORDER" not in choose("gpu:1", None, 2)[0].environment
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert [gpu.name for gpu in gpus()] == ["A100", "L4"]
+
+
 def test_choose_gpus_whose_models_nobody_knows_are_taken(two_gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-8932f937-d72c")
     assert names(choose("gpu", None, 2)) == ["gpu:0", "gpu:1"]

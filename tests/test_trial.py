@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 import work
-from crews import files_of
+from crews import crew_of, files_of
 
+from pipelines.errors import ShardError
 from pipelines.execution import spawning, trial
 from pipelines.execution.engine import Piece, Slot
 
@@ -141,5 +142,12 @@ def test_ending_of_ctrl_c_as_the_process_ends_is_acted_on(tmp_path, monkeypatch)
 
     monkeypatch.setattr(spawning.Spawned, "bury", pressed)
     (piece,) = files_of(tmp_path, fine=0)
-    with pytest.raises(KeyboardInterrupt):
-        ending(work.crash, piece)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ending(work.crash, piece)
+        with pytest.raises(ShardError, match="full"), crew_of(work.square) as crew:
+            crew.call(Piece("a", 1))
+            raise ShardError("the disk is full")  # whoever presses meanwhile is told that
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -20,6 +20,8 @@ from pipelines.execution.threads import num_cores
 
 AUTO, CPU = "auto", "cpu"
 _VISIBLE, _NONE = "CUDA_VISIBLE_DEVICES", "-1"
+# As nvidia-smi counts; by itself CUDA begins with the fastest.
+_ORDER, _AS_LISTED = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
 _ASKED = re.compile(r"gpu(?::(\d+(?:,\d+)*))?")
 _ANSWER_S = 20.0
 _WORKER_BYTES = 2e9  # TensorFlow, a network and the maps of a batch
@@ -49,11 +51,13 @@ def gpus() -> list[Gpu]:
     chosen = os.environ.get(_VISIBLE)
     if chosen is None:
         return [Gpu(i, key, name) for i, (key, name) in enumerate(there.items())]
+    # What a number stands for is known where both count alike, or all are the same.
+    is_known = os.environ.get(_ORDER) == _AS_LISTED or len({*there.values()}) == 1
     found: list[Gpu] = []
     for key in filter(None, (part.strip() for part in chosen.split(","))):
         if not there or key == _NONE or (key.isdigit() and key not in there):
             break  # CUDA, too, takes what stands before the first that is not there
-        found.append(Gpu(len(found), key, there.get(key, "")))
+        found.append(Gpu(len(found), key, there.get(key, "") if is_known else ""))
     return found
 
 
@@ -100,13 +104,10 @@ def choose(devices: str, workers: int | None, threads: int) -> list[Slot]:
             "choose some of one model with --devices, such as gpu:0",
             is_usage=True,
         )
-    return [
-        Slot(
-            f"gpu:{gpu.index}",
-            {**_ONE_THREAD, _VISIBLE: gpu.visible, "TF_FORCE_GPU_ALLOW_GROWTH": "true"},
-        )
-        for gpu in chosen
-    ]
+    environment = {**_ONE_THREAD, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    if _VISIBLE not in os.environ:
+        environment[_ORDER] = _AS_LISTED
+    return [Slot(f"gpu:{gpu.index}", {**environment, _VISIBLE: gpu.visible}) for gpu in chosen]
 
 
 def _useful_workers(threads: int) -> int:

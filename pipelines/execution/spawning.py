@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -181,7 +182,7 @@ def uninterrupted() -> Iterator[None]:
     """Act on Ctrl-C and its like behind the block, in which processes are started or ended.
 
     One half started would cry for its job. To block the signals would not do, for any other thread
-    may get them.
+    may get them. Where an error has brought about the end, it is that which is told.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -196,7 +197,7 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        if come:
+        if come and not isinstance(sys.exc_info()[1], Exception):
             signal.raise_signal(come[0])
 
 

@@ -34,9 +34,8 @@ def planned_batch_size(
     for name in named:
         folder = existing.existing_folder(features_dir, name)
         plan = existing.read_plan(folder, overwrite=True) if folder else None
-        if plan is not None:
-            is_kept = not overwrite or _comparable(plan.fingerprint, asked) == asked
-            return int(plan.fingerprint["batch_size"]) if is_kept else None
+        if plan is not None and (not overwrite or _comparable(plan.fingerprint, asked) == asked):
+            return int(plan.fingerprint["batch_size"])
     return None
 
 
