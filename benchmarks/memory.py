@@ -29,8 +29,8 @@ _TARGET = "at most 1.1"
 _PROGRAM = "from bottleneck_cli.main import main; main()"
 _LOOK_EVERY_S = 0.02
 _BATCH_SIZE = 8  # of extract on a CPU
-# Prints what the widest layer reads and writes of one version of an image, and its maps at the nodes,
-# in bytes.
+# Prints, in bytes, what the widest layer reads and writes of one version of an image, and its maps
+# at the nodes.
 _SIZES = """
 import math, sys
 from pipelines.networks import backbones, forward, nodes
