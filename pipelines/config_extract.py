@@ -87,7 +87,7 @@ class ExtractConfig(Table):
     )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = key(
         "float32",
-        "In what the network computes; the mixed ones are faster on a GPU, and other numbers.",
+        "In what the network computes; the mixed ones are for speed on a GPU, with other numbers.",
         "float32, mixed_float16 or mixed_bfloat16",
         metavar="NAME",
     )
@@ -120,5 +120,8 @@ class ExtractConfig(Table):
         metavar="DIR",
     )
     overwrite: bool = key(
-        False, "Delete caches of the same node made with other settings.", "true or false"
+        False,
+        "Delete caches of the same node made with other settings, and the list of images of "
+        "--on-the-fly.",
+        "true or false",
     )

@@ -16,6 +16,7 @@ from pipelines.config import CompressConfig
 from pipelines.errors import ManifestError
 from pipelines.execution import inline
 from pipelines.progress import Progress, Silent
+from pipelines.storage.manifest import ShardFolder
 
 NUM_IMAGES, NUM_BAD, NUM_SHARDS = 24, 2, 5
 SHARD = "train-00000-of-00003.parquet"
@@ -113,3 +114,28 @@ def test_compress_taken_over_leaves_what_the_other_one_is_writing(lock, images, 
         run(tmp_path, images, 0, 1 + lock.endswith("2"), progress=TakenOver())
     assert theirs.exists()
     assert not any(folder.glob("receipts/*"))
+
+
+def test_compress_overwrite_leaves_the_index_to_another_set_that_follows_it(
+    images, tmp_path, monkeypatch
+):
+    class Waits(Exception):
+        pass
+
+    class Waiting(Silent):
+        def say(self, text: str) -> None:
+            if "waiting for another command" in text:
+                raise Waits
+
+    clear = ShardFolder.clear
+
+    def clear_as_another_begins(folder: ShardFolder) -> None:
+        clear(folder)
+        write_lock(tmp_path / "index/.lock.plan", **ELSEWHERE)
+
+    run(tmp_path, images)
+    before = (tmp_path / "index/index.json").read_bytes()
+    monkeypatch.setattr(ShardFolder, "clear", clear_as_another_begins)
+    with pytest.raises(Waits):
+        run(tmp_path, images, progress=Waiting(), qualities=(60,), overwrite=True)
+    assert (tmp_path / "index/index.json").read_bytes() == before

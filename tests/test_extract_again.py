@@ -44,8 +44,9 @@ def plan_of(workspace, node):
 
 @pytest.mark.slow
 def test_extract_one_node_alone_gives_the_bytes_of_both_in_one_pass(extracted, workspace):
-    summary = run(workspace, extracted, node=("avgpool",), features_dir="alone")
+    summary = run(workspace, extracted, node=("avgpool",), features_dir="alone", workers=64)
     assert list(summary["nodes"]) == ["avg_pool"]
+    assert summary["num_workers"] == 5, "no more than shards"
     assert tree(workspace / "alone") == {
         f"avg_pool/{name}": data
         for name, data in tree(extracted.path / "features" / "avg_pool").items()

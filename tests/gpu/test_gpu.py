@@ -70,8 +70,8 @@ def there() -> list[Gpu]:
 @pytest.fixture(scope="module")
 def alike(there: list[Gpu]) -> list[Gpu]:
     """The GPUs, where they are several of one kind."""
-    if len(there) < 2 or len({gpu.name for gpu in there}) > 1:
-        pytest.skip("needs two GPUs of one kind")
+    if len(there) < 2 or not there[0].name or len({gpu.name for gpu in there}) > 1:
+        pytest.skip("needs two GPUs of one kind, known by name")
     return there
 
 
