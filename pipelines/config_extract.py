@@ -120,8 +120,5 @@ class ExtractConfig(Table):
         metavar="DIR",
     )
     overwrite: bool = key(
-        False,
-        "Delete caches of the same node made with other settings, and the list of images of "
-        "--on-the-fly.",
-        "true or false",
+        False, "Delete caches of the same node made with other settings.", "true or false"
     )
