@@ -68,6 +68,8 @@ def make_cache(
     format: str = "parquet",
     noise: float = 1.0,
     seed: int = 0,
+    labels_of: Mapping[str, int] | None = None,
+    blocks: Sequence[str] = ("FC",),
 ) -> FeatureCache:
     """Write the cache `folder` of a node, as extract would leave it, and open it.
 
@@ -83,6 +85,8 @@ def make_cache(
         format: of the shards.
         noise: deviation of a value from its class's mean, which is itself of about 1.
         seed: another one gives other features.
+        labels_of: by image, a label instead of its own.
+        blocks: that the cache says lie behind its node.
     """
     rng = np.random.default_rng(seed)
     means = rng.normal(0, 1, (len(classes), 1, *shape))
@@ -103,7 +107,7 @@ def make_cache(
         "classes": list(classes),
         "split_note": "",
         "weights": backbone.weights,
-        "blocks": ["FC"],
+        "blocks": list(blocks),
     }
     fingerprint = {
         "node": folder.name,
@@ -117,6 +121,7 @@ def make_cache(
     receipts = {}
     for task, (labels, maps) in zip(tasks, drawn, strict=True):
         names = [f"{task.split}/{row:04d}" for row in range(task.start, task.stop)]
+        labels = [(labels_of or {}).get(*pair) for pair in zip(names, labels, strict=True)]
         with feature_writer.open_shard(shard_of(folder, plan, task.shard)) as writer:
             for i in range(0, len(task), 4):
                 some = slice(i, i + 4)

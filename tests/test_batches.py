@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from pipelines.errors import ConfigError
 from pipelines.storage import batches as unit
 from pipelines.storage import cache
 from pipelines.storage.cache import FeatureCache
+from pipelines.storage.order import Share
 
 ALL = pytest.mark.parametrize("name", LAYOUTS)
 SPARSE = pytest.mark.parametrize("name", [name for name in LAYOUTS if name.startswith("sparse")])
@@ -84,6 +88,48 @@ def test_epoch_from_disk_and_from_memory_are_identical(caches, name):
         found = content(streamed.epoch(batch_size, seed, epoch))
         assert found == content(loaded.epoch(batch_size, seed, epoch))
         assert len(found) == streamed.num_steps(batch_size)
+
+
+@ALL
+def test_epoch_from_decoded_memory_is_identical(caches, name):
+    folder = caches[name][0]
+    streamed, decoded = open_split(folder), open_split(folder)
+    decoded.decode()
+    assert decoded.is_loaded
+    for seed, epoch, batch_size in itertools.product((0, 5), (0, 1), (1, 7, 100)):
+        found = content(decoded.epoch(batch_size, seed, epoch))
+        assert found == content(streamed.epoch(batch_size, seed, epoch))
+    for share in (Share(0, 1, 2), Share(1, 2, 2)):
+        found = content(decoded.epoch(7, 1, 0, first_step=1, share=share))
+        assert found == content(streamed.epoch(7, 1, 0, first_step=1, share=share))
+    assert content(decoded.in_order(8)) == content(streamed.in_order(8))
+
+
+@SPARSE
+def test_sparse_epoch_of_decoded_memory_comes_from_the_shards(caches, name):
+    reader = open_split(caches[name][0])
+    expected = [batch.values.tobytes() for batch in reader.sparse_epoch(8, 1, 0)]
+    reader.decode()
+    assert [batch.values.tobytes() for batch in reader.sparse_epoch(8, 1, 0)] == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own there")
+@pytest.mark.parametrize("gives_way", [False, True])
+def test_epoch_read_by_threads_that_give_way_is_identical(caches, gives_way):
+    reader = open_split(caches[next(iter(LAYOUTS))][0], 0)
+    expected = content(reader.epoch(8, 1, 0))
+    if gives_way:
+        reader.give_way()
+    found, above = [], set()
+    for batch in reader.epoch(8, 1, 0):
+        found.append(batch)
+        above |= {
+            os.getpriority(os.PRIO_PROCESS, thread.native_id) - os.getpriority(os.PRIO_PROCESS, 0)
+            for thread in threading.enumerate()
+            if thread.name.startswith("bottleneck")
+        }
+    assert content(found) == expected
+    assert above == ({10} if gives_way else {0})
 
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if "tfrecord" not in name])

@@ -117,22 +117,23 @@ def test_epoch_memory_of_batches_is_used_again_and_let_go_at_the_end(caches, mon
         return sum(t.size for t in tracemalloc.take_snapshot().filter_traces([wanted]).traces)
 
     reader = open_split(caches["dense-float32"][0])
-    monkeypatch.setattr(making, "_IDLE_BYTES", 0)
+    monkeypatch.setattr(making, "IDLE_BYTES", 0)
     num_ahead, size = reader._num_ahead(4, "float32"), 4 * 3 * reader.layout.num_values * 4
+    most = size + buffers.ALIGNMENT  # of one batch, with what lies in front of it
     tracemalloc.start()
     try:
         for _ in reader.epoch(4, 0, 0):
-            assert memory() <= (num_ahead + 2) * size
+            assert memory() <= (num_ahead + 2) * most
         del _
         assert memory() == 0
         batches = reader.epoch(4, 0, 0)
         many = [next(batches) for _ in range(7)]  # more than a loop holds
         assert memory() >= 7 * size
         many.clear()
-        assert memory() <= (num_ahead + 2 + num_ahead) * size
+        assert memory() <= (num_ahead + 2 + num_ahead) * most
         *_, last = batches
         del _
-        assert memory() == last.features.nbytes
+        assert last.features.nbytes <= memory() < last.features.nbytes + buffers.ALIGNMENT
         del last
         assert memory() == 0
     finally:

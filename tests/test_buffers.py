@@ -7,7 +7,7 @@ import gc
 import numpy as np
 import pytest
 
-from pipelines.storage.buffers import Buffers
+from pipelines.storage.buffers import ALIGNMENT, Buffers
 
 SIZE = 16_000  # bytes of an array of 4 x 1000
 
@@ -21,6 +21,14 @@ def test_empty_is_an_array_that_can_be_written(dtype):
     array = Buffers(SIZE).empty((2, 3, 5), dtype)
     array[:] = 7
     assert (array.shape, array.dtype, array.sum()) == ((2, 3, 5), dtype, 210)
+
+
+def test_empty_begins_where_a_tensor_may():
+    buffers = Buffers(SIZE)
+    arrays = [buffers.empty((number, 3), np.float16) for number in range(1, 40)]
+    assert [address(array) % ALIGNMENT for array in arrays] == [0] * 39
+    del arrays[:20]
+    assert address(buffers.empty((2, 3), np.float16)) % ALIGNMENT == 0
 
 
 def test_empty_array_given_up_is_used_again():

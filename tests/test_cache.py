@@ -196,6 +196,21 @@ def test_split_is_loaded_only_when_the_budget_holds_its_cells(tmp_path, name):
     assert cache.split("train", BRANCHES[:2], size_bytes).is_loaded
 
 
+@pytest.mark.parametrize("name", ["sparse-float16", "dense-float16", "sparse-uint8-tfrecord"])
+def test_split_is_decoded_where_the_budget_holds_its_maps(tmp_path, name):
+    write_cache(tmp_path / name, LAYOUTS[name])
+    cache = FeatureCache(tmp_path / name)
+    cell_bytes = cache.split("train", BRANCHES[:2], 1 << 30).held_bytes
+    map_bytes = 4 * ROWS["train"] * 2 * cache.layout.num_values
+    for budget_bytes, held_bytes in (
+        (0, 0),
+        (map_bytes - 1, cell_bytes),
+        (map_bytes, map_bytes),
+    ):
+        found = cache.split("train", BRANCHES[:2], budget_bytes, is_decoded=True)
+        assert found.held_bytes == held_bytes
+
+
 def test_reader_windows_are_as_large_as_their_share_of_bytes(whole, monkeypatch):
     cache, orders = FeatureCache(whole), []
     row_bytes = cache.resident_bytes("train", BRANCHES) / ROWS["train"]

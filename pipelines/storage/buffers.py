@@ -1,4 +1,7 @@
-"""Memory for batches that is used again: fresh pages cost as much time as filling them."""
+"""Memory for batches that is used again: fresh pages cost as much time as filling them.
+
+It begins where a tensor's may, so that TensorFlow takes batches as they lie (`tensors.to_tensor`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+ALIGNMENT = 64  # bytes; what TensorFlow asks of a tensor's memory (its kAllocatorAlignment)
 
 
 class Buffers:
@@ -30,7 +35,7 @@ class Buffers:
             found = self._free.pop()  # one step: safe among threads
             memory = found if len(found) >= size_bytes else None
         if memory is None:
-            memory = np.empty(size_bytes, np.uint8)
+            memory = _aligned(size_bytes)
         # Not a view of `memory`, which views of it would hold instead of this array.
         array = np.frombuffer(memory.data, dtype, math.prod(shape))
         weakref.finalize(array, self._take_back, memory).atexit = False
@@ -45,3 +50,10 @@ class Buffers:
     def _take_back(self, memory: np.ndarray) -> None:
         if sum(map(len, self._free)) + len(memory) <= self.limit_bytes:
             self._free.append(memory)
+
+
+def _aligned(size_bytes: int) -> np.ndarray:
+    """Return uint8 (size_bytes,) of undefined content whose address ALIGNMENT divides."""
+    memory = np.empty(size_bytes + ALIGNMENT - 1, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size_bytes]

@@ -115,20 +115,31 @@ class FeatureCache:
         settings = Settings(self.choose_branches(branches), window_rows, num_threads)
         return FeatureReader(self.layout, groups, settings)
 
-    def split(self, name: str, branches: str | Sequence[str], budget_bytes: int) -> FeatureReader:
+    def split(
+        self,
+        name: str,
+        branches: str | Sequence[str],
+        budget_bytes: int,
+        is_decoded: bool = False,
+    ) -> FeatureReader:
         """Return a reader of one split, which is kept in memory when that fits a budget.
 
         Args:
             name: train, val or test.
             branches: names in any order, or "all".
-            budget_bytes: of memory, for the maps as they are stored.
+            budget_bytes: of memory.
+            is_decoded: keep float32 maps where these fit, and else maps as they are stored. That
+                makes dense batches faster; sparse ones have to come from maps as they are stored.
 
         Raises:
             ConfigError: the split has no images, or a branch is not in the cache.
             ShardError: a shard is damaged.
         """
         reader = self.reader(name, branches)
-        if self.resident_bytes(name, branches) <= budget_bytes:
+        num_maps = reader.num_rows * len(reader.branches)
+        if is_decoded and 4 * num_maps * self.layout.num_values <= budget_bytes:
+            reader.decode()
+        elif self.resident_bytes(name, branches) <= budget_bytes:
             reader.load()
         return reader
 

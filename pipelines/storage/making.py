@@ -14,7 +14,7 @@ from pipelines.storage.buffers import Buffers
 from pipelines.storage.held import Piece
 from pipelines.storage.layout import Layout
 
-_IDLE_BYTES = 256 << 20  # of batches, that a reader keeps from one pass to the next
+IDLE_BYTES = 256 << 20  # of batches, that a reader keeps from one pass to the next
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 
@@ -112,7 +112,7 @@ class DenseMaker:
 
     def close(self) -> None:
         """Let most of the memory go; a batch that somebody holds keeps its own."""
-        self._buffers.rest(_IDLE_BYTES)
+        self._buffers.rest(IDLE_BYTES)
 
 
 class SparseMaker:

@@ -28,6 +28,40 @@ class Window:
     start: int
 
 
+@dataclass(frozen=True)
+class Share:
+    """The rows of every batch that fall to some of the devices which share it evenly.
+
+    Attributes:
+        first: the first of these devices, counted from 0.
+        stop: behind the last of them.
+        num: all devices.
+    """
+
+    first: int = 0
+    stop: int = 1
+    num: int = 1
+
+    def cuts(self, num_rows: int) -> list[int]:
+        """Return where the rows of each of these devices begin, and the end of the last."""
+        size, more = divmod(num_rows, self.num)
+        return [i * size + min(i, more) for i in range(self.first, self.stop + 1)]
+
+    def of(self, pieces: list[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
+        """Keep of a batch what is theirs."""
+        if self.first == 0 and self.stop == self.num:
+            return pieces
+        cuts, at, kept = self.cuts(sum(len(rows) for _, rows in pieces)), 0, []
+        for number, rows in pieces:
+            some = rows[max(0, cuts[0] - at) : max(0, cuts[-1] - at)]
+            kept.append((number, some))
+            at += len(rows)
+        return [piece for piece in kept if len(piece[1])] or kept[:1]
+
+
+EVERY_ROW = Share()
+
+
 class Windows:
     """The windows of an epoch, in order; the rows of each are drawn when it is asked for.
 
