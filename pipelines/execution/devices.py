@@ -21,13 +21,16 @@ FLOAT32 = "float32"
 _INSTRUCTION_SETS = ("amx_tile", "avx512f", "avx2", "avx", "sse4_2")  # the best one counts
 
 
-def configure(threads: int | None = None, precision: str = FLOAT32) -> dict[str, Any]:
+def configure(
+    threads: int | None = None, precision: str = FLOAT32, num_cpus: int = 1
+) -> dict[str, Any]:
     """Load TensorFlow quietly, set its threads, let GPU memory grow; return the profile.
 
     Args:
         threads: of this process; None for one a core.
         precision: in which networks compute: "float32", on a GPU without its shortcut TF32, or
             one of Keras's mixed policies, "mixed_float16" or "mixed_bfloat16".
+        num_cpus: logical devices that the CPU is divided into, to try out several.
 
     Returns:
         device ("cpu" or the GPU's name), instruction_set, precision, threads, tensorflow and keras
@@ -38,12 +41,15 @@ def configure(threads: int | None = None, precision: str = FLOAT32) -> dict[str,
     with _native_stderr_silenced():
         import tensorflow as tf
 
+    tf.get_logger().setLevel("ERROR")  # it warns of functions that are compiled on purpose
     threads = threads or num_cores()
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:  # already running in this process, with what it was started with
         threads = tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
+    if num_cpus > 1:
+        _divide_cpu(num_cpus)
     # Without a driver the search for GPUs prints an error that is none.
     has_driver = Path("/dev/nvidiactl").exists()
     with contextlib.nullcontext() if has_driver else _native_stderr_silenced():
@@ -66,6 +72,15 @@ def configure(threads: int | None = None, precision: str = FLOAT32) -> dict[str,
         "tensorflow": tf.__version__,
         "keras": metadata.version("keras"),
     }
+
+
+def _divide_cpu(num: int) -> None:
+    import tensorflow as tf
+
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    wanted = [tf.config.LogicalDeviceConfiguration()] * num
+    with contextlib.suppress(RuntimeError):  # already running, with what it was started with
+        tf.config.set_logical_device_configuration(cpu, wanted)
 
 
 def has_gpu() -> bool:

@@ -110,6 +110,23 @@ def choose(devices: str, workers: int | None, threads: int) -> list[Slot]:
     return [Slot(f"gpu:{gpu.index}", {**environment, _VISIBLE: gpu.visible}) for gpu in chosen]
 
 
+def visible_to_one(devices: str) -> dict[str, str]:
+    """Return the environment of one process that is to use all devices asked for.
+
+    Args:
+        devices: as for `choose`, and "cpu:2".
+
+    Raises:
+        ConfigError: a GPU is not there.
+    """
+    if devices.startswith(CPU):
+        return {_VISIBLE: _NONE}
+    if devices == AUTO:
+        return {}
+    keys = ",".join(gpu.visible for gpu in _asked_gpus(devices, gpus()))
+    return {_VISIBLE: keys, **({} if _VISIBLE in os.environ else {_ORDER: _AS_LISTED})}
+
+
 def _useful_workers(threads: int) -> int:
     """Return how many workers this machine has cores and memory for."""
     by_memory = int(_MEMORY_SHARE * hardware.memory_bytes() / _WORKER_BYTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import os
 import sys
@@ -9,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # of a container; see cgroups(7), version 2
 ItemT = TypeVar("ItemT")
@@ -55,3 +57,11 @@ def ordered_map(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(items: Iterator[ItemT], number: int) -> Iterator[ItemT]:
+    """Take items from an iterator in a thread, a bounded number before they are asked for."""
+    end: Any = object()
+    taken = ordered_map(lambda _: next(items, end), itertools.repeat(None), 1, number + 1)
+    with contextlib.closing(taken):  # type: ignore[type-var]
+        yield from itertools.takewhile(lambda item: item is not end, taken)
