@@ -299,7 +299,8 @@ def test_extract_weights_without_classifier_can_be_trained_on_whatever_the_seed(
     top.save_weights(workspace / "top.weights.h5")
     changed = {"weights": "top.weights.h5", "features_dir": "other", "branches": ("original",)}
     run(workspace, extracted, seed=3, node=("avg_pool",), **changed)
-    config = TrainTailConfig(epochs=1)
+    num_images = FeatureCache(workspace / "other" / "avg_pool").num_rows("train")
+    config = TrainTailConfig(epochs=1, batch_size=num_images)
     summary = train_tail.run(workspace, workspace / "other", config, 3, Silent())
     assert summary["num_steps"] == 1
 

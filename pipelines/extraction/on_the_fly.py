@@ -11,10 +11,9 @@ import numpy as np
 
 from pipelines.errors import ImageError, SourceError
 from pipelines.extraction.inputs import Inputs, in_batches
-from pipelines.images import preprocess
-from pipelines.images.codecs import JpegCodec, decode_variant
+from pipelines.images import preprocess, versions
 from pipelines.images.encode import Encoder
-from pipelines.storage.variants import ORIGINAL, VariantRow, VariantSet
+from pipelines.storage.variants import VariantRow, VariantSet
 
 
 class OnTheFly:
@@ -37,9 +36,7 @@ class OnTheFly:
         self.branches = listed.names
         self.variants_s = 0.0
         self._listed, self._protocol, self._encoder = listed, protocol, encoder
-        names = dict(zip(encoder.codec.variant_names, encoder.codec.qualities, strict=True))
-        chosen = tuple(names[branch] for branch in self.branches if branch != ORIGINAL)
-        self._codec = JpegCodec(chosen, encoder.codec.subsampling) if chosen else None
+        self._codec = versions.of_branches(encoder.codec, self.branches)
         self._lock = threading.Lock()
 
     def num_rows(self) -> Mapping[str, int]:
@@ -67,17 +64,15 @@ class OnTheFly:
         if hashlib.sha256(data).digest() != row.sha256:
             raise SourceError(f"{path}: has changed since it was checked: {self._mend}")
         variants = self._encoded(pixels)
-        for j, branch in enumerate(self.branches):
-            image = pixels if branch == ORIGINAL else decode_variant(next(variants))
-            array[number, j] = preprocess.to_input(image, self._protocol)
+        versions.fill(array[number], pixels, variants, self.branches, self._protocol)
 
     @property
     def _mend(self) -> str:
         return f"bring it back, or delete {self._listed.folder} and extract again"
 
-    def _encoded(self, pixels: np.ndarray) -> Iterator[bytes]:
+    def _encoded(self, pixels: np.ndarray) -> list[bytes]:
         started = time.thread_time()
         variants = self._codec.encode(pixels) if self._codec else []
         with self._lock:
             self.variants_s += time.thread_time() - started
-        return iter(variants)
+        return variants

@@ -33,7 +33,14 @@ _INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-_SCALINGS = ("symmetric", "caffe", "torch", "raw", "lite")
+# What each scaling does, see `scale`; x is a pixel's value, 0..255.
+FORMULAS = {
+    "symmetric": "x / 127.5 - 1",
+    "caffe": "BGR, then x - (103.939, 116.779, 123.68)",
+    "torch": "(x / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)",
+    "raw": "x",
+    "lite": "(x - 127) / 128",
+}
 
 # ImageNet means of BGR (caffe) and means and deviations of RGB (torch), as in
 # keras.applications.imagenet_utils.
@@ -79,10 +86,10 @@ class Protocol:
                 f"protocol {self.name}: interpolation {self.interpolation!r} is unknown; "
                 f"choose one of {', '.join(_INTERPOLATIONS)}"
             )
-        if self.scaling not in _SCALINGS:
+        if self.scaling not in FORMULAS:
             raise ConfigError(
                 f"protocol {self.name}: scaling {self.scaling!r} is unknown; "
-                f"choose one of {', '.join(_SCALINGS)}"
+                f"choose one of {', '.join(FORMULAS)}"
             )
 
     def describe(self) -> dict[str, Any]:
