@@ -17,6 +17,7 @@ from pipelines.errors import ManifestError, TrainingError
 from pipelines.execution import inline
 from pipelines.images import preprocess
 from pipelines.networks import models
+from pipelines.networks.topology import Design
 from pipelines.progress import Silent
 
 WNIDS = tuple(f"n{number:08d}" for number in range(1, 1001))
@@ -45,13 +46,15 @@ def test_load_backbone_weights_changed_since_raises(tmp_path):
 
 
 def test_build_random_head_has_a_class_each_of_the_images(cache):
-    weights = models.build(tiny(), cache, BRANCHES, "original", "random", 3).weights()
+    weights = models.build(tiny(), cache, Design(BRANCHES), 3).weights()
     assert weights["head/kernel"].shape == (3 * 7, 5)
     assert (weights["head/kernel"] != 0).all()
 
 
 def test_build_pretrained_head_stands_on_the_original_alone(cache):
-    weights = models.build(tiny(), cache, BRANCHES, "all", "pretrained", 3).weights()
+    weights = models.build(
+        tiny(), cache, Design(BRANCHES, gradients="all", head_init="pretrained"), 3
+    ).weights()
     kernel, bias = tiny().model.get_layer("predictions").get_weights()
     np.testing.assert_array_equal(weights["head/kernel"][:7], kernel)
     assert not weights["head/kernel"][7:].any()
@@ -60,13 +63,13 @@ def test_build_pretrained_head_stands_on_the_original_alone(cache):
 
 def test_build_pretrained_head_without_original_raises(cache):
     with pytest.raises(TrainingError, match="head-init pretrained, but the branches lack original"):
-        models.build(tiny(), cache, ("q010", "q050"), "all", "pretrained", 3)
+        models.build(tiny(), cache, Design(("q010",), "concat", "all", "pretrained"), 3)
 
 
 def test_build_pretrained_head_of_other_classes_raises(tmp_path):
     made = make_cache(tmp_path / "first", tiny(), (8, 8, 6), rows={"val": 4})
     with pytest.raises(TrainingError, match=r"4 classes .* are not the 5 that tiny was trained on"):
-        models.build(tiny(), made, BRANCHES, "original", "pretrained", 3)
+        models.build(tiny(), made, Design(BRANCHES, head_init="pretrained"), 3)
 
 
 def test_check_own_classes_takes_wordnet_ids_in_ascending_order():
@@ -92,19 +95,6 @@ def test_check_own_classes_without_trained_classifier_raises():
     backbone = dataclasses.replace(tiny(), has_classifier=False)
     with pytest.raises(TrainingError, match="its weights came without a classifier"):
         models.check_own_classes(backbone, FIVE_WNIDS)
-
-
-@pytest.mark.parametrize("gradients", ["original", "all"])
-def test_check_branches_with_original_takes_any_settings(gradients):
-    models.check_branches(("q010", "original"), gradients, "pretrained")
-
-
-def test_check_branches_without_original_takes_all_gradients_and_a_random_head():
-    models.check_branches(("q010",), "all", "random")
-    with pytest.raises(TrainingError, match="use --gradients all"):
-        models.check_branches(("q010",), "original", "random")
-    with pytest.raises(TrainingError, match="use --head-init random"):
-        models.check_branches(("q010",), "all", "pretrained")
 
 
 def predicted(pictures):

@@ -6,19 +6,20 @@ from caches import lite0, read_split, tiny
 
 from pipelines.errors import TrainingError
 from pipelines.networks import nodes
-from pipelines.networks.topology import Topology
+from pipelines.networks.topology import Design, Topology
 from pipelines.storage.cache import FeatureCache
 
 ELEVEN = ("original", *(f"q{quality:03d}" for quality in range(10, 101, 10)))
 NUM_CLASSES = 4
 
 
-def node_of(name="first"):
-    return nodes.find_node("tiny", tiny().model, name)
+def node_of():
+    return nodes.find_node("tiny", tiny().model, "first")
 
 
-def build(branches=ELEVEN, gradients="original", seed=1, node="first"):
-    return Topology(tiny(), node_of(node), branches, NUM_CLASSES, gradients, seed)
+def build(branches=ELEVEN, gradients="original", seed=1, **design):
+    chosen = Design(tuple(branches), gradients=gradients, **design)
+    return Topology(tiny(), node_of(), chosen, NUM_CLASSES, seed)
 
 
 def features_of(branches=ELEVEN, num_images=5):
@@ -159,7 +160,7 @@ def test_weight_names_of_two_builds_in_one_process_are_the_same():
     backbone = lite0()
     node = nodes.find_node(backbone.name, backbone.model, "block7a_expand_activation")
     first, second = (
-        Topology(backbone, node, ("original",), 3, "original", 0).weights() for _ in range(2)
+        Topology(backbone, node, Design(("original",)), 3, 0).weights() for _ in range(2)
     )
     assert list(first) == list(second)
     np.testing.assert_array_equal(
@@ -201,8 +202,8 @@ def test_assign_other_shape_raises_naming_both_and_takes_nothing():
 def test_pretrained_head_gives_the_default_models_logits():
     branches = ("q010", "original", "q020")
     kernel, bias = nodes.classifier(tiny().model)
-    topology = Topology(tiny(), node_of(), branches, 5, "original", 1)
-    topology.set_pretrained_head(kernel, bias)
+    topology = Topology(tiny(), node_of(), Design(branches), 5, 1)
+    topology.head.start_pretrained(kernel, bias)
     features = features_of(branches)
     tail = nodes.tail(tiny().model, node_of())
     expected = tail(features[:, 1], training=False).numpy() @ kernel + bias
@@ -220,10 +221,10 @@ def test_cut_of_a_real_network_changes_nothing(extracted, node_name):
     features, _, ids = read_split(cache, "train")
     node = nodes.find_node(backbone.name, backbone.model, node_name)
     kernel, bias = nodes.classifier(backbone.model)
-    joined = Topology(backbone, node, cache.layout.branches, 1000, "original", 0)
-    joined.set_pretrained_head(kernel, bias)
-    alone = Topology(backbone, node, ("original",), 1000, "original", 0)
-    alone.set_pretrained_head(kernel, bias)
+    joined = Topology(backbone, node, Design(cache.layout.branches), 1000, 0)
+    joined.head.start_pretrained(kernel, bias)
+    alone = Topology(backbone, node, Design(("original",)), 1000, 0)
+    alone.head.start_pretrained(kernel, bias)
     pooled = keras.Model(backbone.model.inputs[0], backbone.model.get_layer("avg_pool").output)
     images = inputs_of(extracted.path, "train", "original", ids)
     whole = np.concatenate(

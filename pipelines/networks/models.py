@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import ManifestError, TrainingError
 from pipelines.networks import backbones, nodes
-from pipelines.networks.topology import Topology
+from pipelines.networks.topology import Design, Topology
 from pipelines.storage.cache import FeatureCache
-from pipelines.storage.variants import ORIGINAL
 
 _WNID = re.compile(r"n\d{8}")  # WordNet IDs, the class names of ImageNet's folders
 
@@ -40,63 +40,50 @@ def load_backbone(cache: FeatureCache, workspace_dir: Path) -> backbones.Backbon
         ManifestError: the weights are not those of the cache.
         WeightsError: they cannot be loaded.
     """
-    made = cache.fingerprint
     weights = weights_path(workspace_dir, str(cache.details["weights"]))
-    backbone = backbones.load(made["backbone"], weights, made.get("weights_seed", 0))
-    if backbone.weights_sha256 != made["weights_sha256"]:
-        raise ManifestError(
-            f"{cache.path}: made with other weights than {weights} has now; "
-            "bring those back, or extract again with --overwrite"
-        )
+    mend = "bring those back, or extract again with --overwrite"
+    return load_made(cache.fingerprint, weights, cache.path, mend)
+
+
+def load_made(
+    made_from: Mapping[str, Any], weights: str, path: Path, mend: str
+) -> backbones.Backbone:
+    """Load the network that something was made with, and check that its weights are the same.
+
+    Args:
+        made_from: the fingerprint of a cache.
+        weights: `imagenet`, `none` or the path of a weights file.
+        path: of what was made, for the message.
+        mend: what the user can do, for the message.
+
+    Raises:
+        ManifestError: they are not.
+        WeightsError: they cannot be loaded.
+    """
+    backbone = backbones.load(made_from["backbone"], weights, made_from.get("weights_seed", 0))
+    if backbone.weights_sha256 != made_from["weights_sha256"]:
+        raise ManifestError(f"{path}: made with other weights than {weights} has now; {mend}")
     return backbone
 
 
-def build(
-    backbone: backbones.Backbone,
-    cache: FeatureCache,
-    branches: Sequence[str],
-    gradients: str,
-    head_init: str,
-    seed: int,
-) -> Topology:
+def build(backbone: backbones.Backbone, cache: FeatureCache, design: Design, seed: int) -> Topology:
     """Build a model as it starts: the tail with the backbone's weights, the head as asked.
 
     Args:
         backbone: the whole network.
         cache: the cache it will read.
-        branches: of the model; `("original",)` gives the default model.
-        gradients: "original" or "all".
-        head_init: "random" or "pretrained".
+        design: what it is; one of the original alone gives the default model.
         seed: of the random head.
 
     Raises:
         TrainingError: the settings do not go together.
     """
     node = nodes.find_node(backbone.name, backbone.model, cache.node)
-    topology = Topology(backbone, node, branches, len(cache.classes), gradients, seed)
-    if head_init == "pretrained":
+    topology = Topology(backbone, node, design, len(cache.classes), seed)
+    if design.head_init == "pretrained":
         check_own_classes(backbone, cache.classes)
-        check_branches(branches, gradients, head_init)
-        topology.set_pretrained_head(*nodes.classifier(backbone.model))
+        topology.head.start_pretrained(*nodes.classifier(backbone.model))
     return topology
-
-
-def check_branches(branches: Sequence[str], gradients: str, head_init: str) -> None:
-    """Check that settings that speak of the original find it among the branches.
-
-    Raises:
-        TrainingError: they do not.
-    """
-    if ORIGINAL in branches:
-        return
-    if gradients == "original":
-        raise TrainingError(
-            "gradients original, but the branches lack original; add it or use --gradients all"
-        )
-    if head_init == "pretrained":
-        raise TrainingError(
-            "head-init pretrained, but the branches lack original; add it or use --head-init random"
-        )
 
 
 def check_own_classes(backbone: backbones.Backbone, classes: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ Shapes are (height, width, channels) or (channels,), without the batch; all tens
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -265,9 +265,18 @@ def _renamed(graph: Graph) -> Callable[[Any], Any]:
         config = operation.get_config()
         if "name" in config:
             config["name"] = names.get(operation.name, operation.name)
-        return type(operation).from_config(config)
+        return type(operation).from_config({**config, **_for_training(operation, config)})
 
     return copy
+
+
+def _for_training(operation: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave nothing to chance in a tail that runs as in training, on any number of devices."""
+    kind = type(operation).__name__
+    if kind == "BatchNormalization":
+        return {"synchronized": True}  # statistics of the whole batch, not of a device's part
+    rates = ("rate", "drop_path_rate") if "Dropout" in kind or kind == "StochasticDepth" else ()
+    return {name: 0.0 for name in rates if name in config}
 
 
 def _like(structure: Any, tensor: Any) -> Any:
