@@ -1,25 +1,19 @@
 """Pictures for a researcher: how densely the branches are active, how good the originals were.
 
 Each `..._figure` builds a matplotlib Figure from data that are handed in; the function without that
-ending writes it, as PNG or SVG by the name of the file: whole or not at all, and the same bytes for
-the same data and matplotlib. Nothing here reads a file, or touches pyplot and its global figures.
-
-Lines have colours of Okabe and Ito (Color Universal Design, 2008), maps are `viridis` and `RdBu`:
-they can be told apart, and keep their order, under the common kinds of colour blindness.
+ending writes it (see `style`). Nothing here reads a file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.storage import atomic
+from pipelines.analysis import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,38 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-_INK, _MUTED, _FAINT = "#222222", "#6b6b6b", "#c4c4c4"
-_BLUE, _VERMILION = "#0072B2", "#D55E00"
-_WIDTH_INCHES = 10.0
 _DENSITY_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 # Differences under half a percentage point stay pale instead of being stretched to full colour.
 _MIN_SPAN = 0.005
 # The few channels beyond would leave all others pale; pointed ends of the colour bar tell of them.
 _CHANGE_QUANTILE = 0.998
-
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "figure.dpi": 150,
-    "figure.titlesize": 12,
-    "figure.titleweight": "bold",
-    "font.size": 9,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "svg.hashsalt": "bottleneck",  # without it the ids in an SVG are random
-    "text.color": _INK,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-}
-_LEFT: dict[str, Any] = {"x": 0.006, "horizontalalignment": "left"}
-# Matplotlib would write its version and, into an SVG, the time.
-_METADATA: dict[str, dict[str, Any]] = {
-    ".png": {"Software": None},
-    ".svg": {"Creator": None, "Date": None},
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +72,7 @@ def channel_density(density: ChannelDensity, path: Path) -> None:
         ValueError: `path` ends in neither .png nor .svg.
         ShardError: the file system refuses.
     """
-    _write(channel_density_figure(density), path)
+    style.write(channel_density_figure(density), path)
 
 
 def qf_histogram(counts: Mapping[str, Any], path: Path) -> None:
@@ -115,7 +82,7 @@ def qf_histogram(counts: Mapping[str, Any], path: Path) -> None:
         ValueError: `path` ends in neither .png nor .svg.
         ShardError: the file system refuses.
     """
-    _write(qf_histogram_figure(counts), path)
+    style.write(qf_histogram_figure(counts), path)
 
 
 def channel_density_figure(density: ChannelDensity) -> Figure:
@@ -136,16 +103,18 @@ def channel_density_figure(density: ChannelDensity) -> Figure:
     map_inches = 0.6 + 0.2 * max(4, num_branches)
     heights = [2.5] + [map_inches] * (2 if num_branches > 1 else 1)
     grid = {"width_ratios": [10, 1.9, 0.2], "height_ratios": heights}
-    with _styled():
-        figure = Figure((_WIDTH_INCHES, 0.9 + sum(heights)), layout="constrained")
+    with style.styled():
+        figure = Figure((style.WIDTH_INCHES, 0.9 + sum(heights)), layout="constrained")
         axes = figure.subplots(len(heights), 3, squeeze=False, gridspec_kw=grid)
-        figure.suptitle(
-            f"{density.node}: {_count(num_channels, 'channel')}, "
-            f"{_count(num_branches, 'branch', 'branches')}, {_count(density.num_images, 'image')}",
-            **_LEFT,
+        counted = (
+            style.count(num_channels, "channel"),
+            style.count(num_branches, "branch", "branches"),
+            style.count(density.num_images, "image"),
         )
+        style.set_title(figure, f"{density.node}: {', '.join(counted)}")
         _draw_curves(axes[0, 0], density, ordered)
-        _draw_table(axes[0, 1], density.branches[reference], _density_lines(shares[reference]))
+        numbers = _density_lines(shares[reference])
+        style.draw_table(axes[0, 1], density.branches[reference], numbers.items())
         axes[0, 2].set_axis_off()
         _draw_shares(axes[1], density, ordered)
         if num_branches > 1:
@@ -173,13 +142,13 @@ def qf_histogram_figure(counts: Mapping[str, Any]) -> Figure:
     num_by_qf = {int(qf): num for qf, num in counts["num_by_qf"].items()}
     num_images, num_unknown = counts["num_images"], counts["num_unknown"]
     share = num_unknown / max(1, num_images)
-    with _styled():
-        figure = Figure((_WIDTH_INCHES, 4), layout="constrained")
+    with style.styled():
+        figure = Figure((style.WIDTH_INCHES, 4), layout="constrained")
         left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [10, 2]})
-        figure.suptitle("Quality of the original images", **_LEFT)
-        left.bar(list(num_by_qf), list(num_by_qf.values()), width=0.8, color=_BLUE)
+        style.set_title(figure, "Quality of the original images")
+        left.bar(list(num_by_qf), list(num_by_qf.values()), width=0.8, color=style.BLUE)
         unknown = f"{num_unknown:,} of them ({share:.1%}) no JPEG or without readable tables"
-        left.set_title(f"{_count(num_images, 'image')}, {unknown}")
+        left.set_title(f"{style.count(num_images, 'image')}, {unknown}")
         left.set_xlim(0, 101)
         left.set_xticks(range(0, 101, 10))
         left.set_xlabel("quality factor (IJG scale), estimated from the quantisation tables")
@@ -188,27 +157,8 @@ def qf_histogram_figure(counts: Mapping[str, Any]) -> Figure:
         left.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
         left.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         left.grid(axis="y")
-        _draw_table(right, "JPEG originals", _qf_lines(num_by_qf))
+        style.draw_table(right, "JPEG originals", _qf_lines(num_by_qf).items())
     return figure
-
-
-def _write(figure: Figure, path: Path) -> None:
-    kind = path.suffix.lower()
-    if kind not in _METADATA:
-        raise ValueError(f"{path}: ends in {kind or 'nothing'!r}, expected .png or .svg")
-    file = io.BytesIO()
-    with _styled():  # again: some parts are made only now, such as ticks
-        figure.savefig(file, format=kind[1:], metadata=_METADATA[kind])
-    atomic.write_bytes(path, file.getvalue())
-
-
-@contextlib.contextmanager
-def _styled() -> Iterator[None]:
-    """Set matplotlib's own style under ours for a while, whatever a user's matplotlibrc says."""
-    import matplotlib.style
-
-    with matplotlib.style.context("default"), matplotlib.rc_context(_STYLE):
-        yield
 
 
 def _draw_curves(axes: Axes, density: ChannelDensity, ordered: np.ndarray) -> None:
@@ -218,18 +168,18 @@ def _draw_curves(axes: Axes, density: ChannelDensity, ordered: np.ndarray) -> No
     places = np.arange(ordered.shape[1] + 1)
     reference = density.reference
     others = [int(row) for row in np.argsort(means, kind="stable") if row != reference]
-    looks = [(row, _FAINT, "") for row in others[1:-1]]
-    looks += [(row, _BLUE, "densest other branch: ") for row in others[1:][-1:]]
-    looks += [(row, _VERMILION, "sparsest other branch: ") for row in others[:1]]
-    looks += [(reference, _INK, "")]
+    looks = [(row, style.FAINT, "") for row in others[1:-1]]
+    looks += [(row, style.BLUE, "densest other branch: ") for row in others[1:][-1:]]
+    looks += [(row, style.VERMILION, "sparsest other branch: ") for row in others[:1]]
+    looks += [(reference, style.INK, "")]
     # A square root, here and in the map below, gives room to the many sparse channels. It comes
     # with its limits before anything is drawn: margins would reach below zero.
     axes.set_ylim(0, 1.03)
     axes.set_yscale("function", functions=(np.sqrt, np.square))
-    axes.stairs(falling[reference], places, fill=True, color=_INK, alpha=0.06)
+    axes.stairs(falling[reference], places, fill=True, color=style.INK, alpha=0.06)
     for row, colour, words in looks:
         label = f"{words}{density.branches[row]}, mean {means[row]:.2%}"
-        is_named = colour != _FAINT
+        is_named = colour != style.FAINT
         look: dict[str, Any] = {"color": colour, "linewidth": 1.5 if is_named else 0.8}
         axes.stairs(falling[row], places, baseline=None, label=label if is_named else None, **look)
     axes.set_title("Density of the channels, each branch from its densest to its sparsest")
@@ -296,23 +246,13 @@ def _draw_means(axes: Axes, title: str, means: np.ndarray, words: list[str]) -> 
     """Draw a dot and words beside each row of a map."""
     places = np.arange(len(means)) + 0.5
     low, span = means.min(), max(float(np.ptp(means)), _MIN_SPAN)
-    axes.hlines(places, low, means, color=_FAINT, linewidth=1)
-    axes.plot(means, places, "o", color=_INK, markersize=4)
+    axes.hlines(places, low, means, color=style.FAINT, linewidth=1)
+    axes.plot(means, places, "o", color=style.INK, markersize=4)
     look: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "ha": "right"}
     for place, text in zip(places, words, strict=True):
         axes.annotate(text, (1, place), va="center_baseline", **look)
     axes.set_xlim(low - 0.1 * span, low + 2 * span)
     axes.set_ylim(len(means), 0)
-    axes.set_title(title)
-    axes.set_axis_off()
-
-
-def _draw_table(axes: Axes, title: str, lines: Mapping[str, str]) -> None:
-    look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
-    for number, (words, value) in enumerate(lines.items()):
-        down = -6 - 15 * number
-        axes.annotate(words, (0, 1), (0, down), color=_MUTED, **look)
-        axes.annotate(value, (1, 1), (0, down), ha="right", **look)
     axes.set_title(title)
     axes.set_axis_off()
 
@@ -338,7 +278,3 @@ def _qf_lines(num_by_qf: Mapping[int, int]) -> dict[str, str]:
         "90 and above": f"{nums[qualities >= 90].sum() / nums.sum():.2%}",
         "below 50": f"{nums[qualities < 50].sum() / nums.sum():.2%}",
     }
-
-
-def _count(num: int, one: str, many: str | None = None) -> str:
-    return f"{num:,} {one if num == 1 else many or one + 's'}"
