@@ -12,8 +12,10 @@ from pydantic import Field
 
 from pipelines.config_extract import ExtractConfig as ExtractConfig
 from pipelines.config_keys import FEATURES_DIR, HANG_TIMEOUT, NUM_TASKS, TASK_INDEX, Table, key
+from pipelines.config_train import TrainTailConfig as TrainTailConfig
+from pipelines.config_use import ExportConfig as ExportConfig
+from pipelines.config_use import PredictConfig as PredictConfig
 from pipelines.values import (
-    Branches,
     Count,
     Names,
     Positive,
@@ -79,77 +81,6 @@ class CompressConfig(Table):
     )
 
 
-class TrainTailConfig(Table):
-    """The keys of `[train-tail]`."""
-
-    node: str = key(
-        "",
-        "Train from this node's cache; without it, the only cache there is.",
-        "a cached node's name",
-        metavar="NAME",
-    )
-    run: RunName = key(
-        "", "The run's name, a folder in runs/; without it, the node's name.", "a plain name"
-    )
-    start_from: RunName = key(
-        "",
-        "Take over the best weights of an earlier run for the layers they share.",
-        "a run's name",
-        metavar="RUN",
-    )
-    branches: Branches = key(
-        ("all",),
-        "The branches of the topology, by name.",
-        "all, or names of cached branches",
-        metavar="NAME,NAME,...",
-    )
-    default: Literal["trained", "pretrained"] = key(
-        "trained",
-        "The default model to compare with: trained with the same tail and budget on the "
-        "original alone, or the backbone's own classifier.",
-        "trained or pretrained",
-    )
-    epochs: Positive = key(20, "Most passes over the train split (thesis 3.4.1).", "1 or more")
-    batch_size: Positive = key(100, "Images in one step (thesis 3.4.1).", "1 or more")
-    learning_rate: PositiveFloat = key(
-        0.01,
-        "Learning rate of the first block; the k-th run of a --start-from chain takes a tenth "
-        "of the one before (thesis, Algorithm 2).",
-        "above 0",
-    )
-    gradients: Literal["original", "all"] = key(
-        "original",
-        "Which branches the tail learns from; the others only go forward (thesis 3.4.2).",
-        "original or all",
-    )
-    head_init: Literal["random", "pretrained"] = key(
-        "random",
-        "How the head starts: random, or the backbone's classifier on the original branch.",
-        "random or pretrained",
-    )
-    eval_every: Count = key(
-        0,
-        "Steps between evaluations; 0 means 2,000 (thesis) or one epoch, the shorter.",
-        "0 or more",
-    )
-    patience: Positive = key(
-        1, "Epochs without a better validation error that end the block.", "1 or more"
-    )
-    expand: Literal["auto", "host", "device"] = key(
-        "auto",
-        "Where sparse maps become dense: in the reader's threads, or inside the training step; "
-        "auto takes the device when it is a GPU. The numbers are the same.",
-        "auto, host or device",
-    )
-    memory_budget_mb: Count = key(
-        512, "Keep a split's cells in memory when they fit this many MB.", "0 or more"
-    )
-    features_dir: str = FEATURES_DIR
-    overwrite: bool = key(
-        False, "Delete a run of this name made with other settings.", "true or false"
-    )
-
-
 class EvalConfig(Table):
     """The keys of `[eval]`."""
 
@@ -165,6 +96,16 @@ class StatusConfig(Table):
     """The keys of `[status]`."""
 
     features_dir: str = FEATURES_DIR
+
+
+class RunsConfig(Table):
+    """The keys of `[runs]`."""
+
+    sort: Literal["name", "top1", "time"] = key(
+        "name",
+        "What comes first: by name, the best on val (top1), or the last worked on (time).",
+        "name, top1 or time",
+    )
 
 
 class StatsConfig(Table):
@@ -214,7 +155,10 @@ TABLES: Mapping[str, type[Table]] = {
     "extract": ExtractConfig,
     "train-tail": TrainTailConfig,
     "eval": EvalConfig,
+    "predict": PredictConfig,
+    "export": ExportConfig,
     "status": StatusConfig,
+    "runs": RunsConfig,
     "stats": StatsConfig,
     "verify": VerifyConfig,
 }

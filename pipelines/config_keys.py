@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,3 +44,9 @@ class Table(BaseModel):
     """One table of bottleneck.toml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def beneath(cls, values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what of the file still counts beside the flags that were given."""
+        del flags
+        return dict(values)

@@ -50,6 +50,18 @@ class TrainingError(PipelineError):
     """A training run cannot start, go on, or be found."""
 
 
+class DivergedError(TrainingError):
+    """A model's loss or scores are no longer finite numbers.
+
+    Attributes:
+        step: of the training.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class WorkerError(PipelineError):
     """Processes that do a piece of work die at it."""
 

@@ -16,11 +16,14 @@ from pipelines.config import EvalConfig
 from pipelines.errors import ConfigError, ManifestError, TrainingError
 from pipelines.execution import devices
 from pipelines.networks import models
+from pipelines.networks.topology import Design
 from pipelines.progress import Progress
 from pipelines.storage import atomic, locks, parquet
 from pipelines.storage.cache import FeatureCache, find_folder
 from pipelines.storage.variants import ORIGINAL
-from pipelines.training import checkpoints, loop
+from pipelines.training import checkpoints
+from pipelines.training.checkpoints import Store
+from pipelines.training.step import compile_logits
 
 _PROTOCOLS = {"test": "honest", "val": "thesis"}  # the thesis reports on what it selects on
 _BATCH_SIZE = 32
@@ -70,7 +73,7 @@ def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) 
     results_path = run_dir / f"results{suffix}.json"
     predictions_path = run_dir / f"predictions{suffix}.parquet"
     judged = {
-        model: checkpoints.sha256(loop.Paths.of(run_dir, model).best)
+        model: checkpoints.sha256(Store.of(run_dir, model).best)
         for model in ("topology", "default")
     }
     if results_path.exists() and predictions_path.exists():
@@ -121,11 +124,12 @@ def _rank(
     branches = cache.choose_branches([*described.branches, ORIGINAL])
     backbone = models.load_backbone(cache, workspace_dir)
     logits = {}
-    for model, of in (("topology", described.branches), ("default", (ORIGINAL,))):
-        built = models.build(backbone, cache, of, "all", "random", described.seed)
-        weights, _ = checkpoints.load(loop.Paths.of(run_dir, model).best)
+    joined = Design(described.branches, described.fusion, gradients="all")
+    for model, design in (("topology", joined), ("default", Design((ORIGINAL,)))):
+        built = models.build(backbone, cache, design, described.seed)
+        weights, _ = checkpoints.load(Store.of(run_dir, model).best)
         built.assign(weights)
-        logits[model] = loop.compile_logits(built)
+        logits[model] = compile_logits(built)
     reader = cache.split(split, branches, 0)
     columns = [branches.index(name) for name in described.branches]
     ids, labels, topology, default = [], [], [], []

@@ -14,8 +14,14 @@ class Progress(Protocol):
     def advance(self, count: int) -> None:
         """Count `count` more units as done."""
 
+    def show(self, text: str) -> None:
+        """Show how the work goes, beside the count."""
+
     def say(self, text: str) -> None:
         """Tell the user something that matters for the result, in one line."""
+
+    def close(self) -> None:
+        """End the piece of work, whether all of it was done or not."""
 
 
 class Silent:
@@ -27,5 +33,11 @@ class Silent:
     def advance(self, count: int) -> None:
         """Ignore it."""
 
+    def show(self, text: str) -> None:
+        """Ignore it."""
+
     def say(self, text: str) -> None:
+        """Ignore it."""
+
+    def close(self) -> None:
         """Ignore it."""

@@ -10,8 +10,10 @@ from typing import Any
 from pipelines.errors import ManifestError, TrainingError
 from pipelines.storage import atomic, locks
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_MEND = "restore it, or train the run again with --overwrite"
 RUN, HISTORY, SUMMARY, RESULTS = "run.json", "history.jsonl", "summary.json", "results.json"
+CURVES, BLOCKS = "training.png", "blocks.png"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Run:
         block_number: k, the place of this run in its chain of --start-from, counted from 1.
         classes: class names in the order of the labels.
         branches: branches of the topology.
+        fusion: how they are joined.
         default_kind: "trained" or "pretrained".
         features_dir: the cache's folder, relative to the workspace where it is inside.
         seed: of the orders and random starts.
@@ -36,14 +39,28 @@ class Run:
     block_number: int
     classes: tuple[str, ...]
     branches: tuple[str, ...]
+    fusion: str
     default_kind: str
     features_dir: str
     seed: int
+
+    @property
+    def parent(self) -> str:
+        """The run that it started from; empty for none."""
+        return str((self.fingerprint.get("start_from") or {}).get("run", ""))
 
 
 def folder_of(workspace_dir: Path, name: str) -> Path:
     """Return the folder of a run."""
     return workspace_dir / "runs" / name
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder has something of a run in it, or cannot be looked into."""
+    try:
+        return any((folder / name).exists() for name in (RUN, HISTORY, "checkpoints"))
+    except OSError:  # what it is will be said where it is read
+        return True
 
 
 def write(workspace_dir: Path, name: str, run: Run) -> None:
@@ -76,18 +93,26 @@ def read(workspace_dir: Path, name: str) -> Run:
             f"{path.parent}: no such run; "
             + (f"there are {', '.join(known)}" if known else "run `bottleneck train-tail` first")
         )
-    value = atomic.read_json(path)
-    version = value.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise ManifestError(
-            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; "
-            "train the run again, or update the program"
-        )
+    return read_file(path)
+
+
+def read_file(path: Path) -> Run:
+    """Read a run.json.
+
+    Raises:
+        ManifestError: it is damaged, or of another version.
+    """
+    value = atomic.read_json(path, mend=_MEND)
     try:
+        version = value.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ManifestError(
+                f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {_MEND}"
+            )
         lists = {key: tuple(value[key]) for key in ("blocks", "classes", "branches")}
         return Run(**{**value, **lists})
-    except (KeyError, TypeError) as error:
-        raise ManifestError(f"{path}: damaged: {error!r}; train the run again") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: damaged: {error!r}; {_MEND}") from error
 
 
 def latest(workspace_dir: Path) -> str:

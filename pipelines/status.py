@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.storage import layout, locks, variants
 from pipelines.storage.manifest import MANIFEST, PLAN, RECEIPTS, ShardFolder
 from pipelines.storage.plan import Plan, Receipt, Task
 from pipelines.storage.standing import Standing
+from pipelines.training.history import TIMINGS
 
 INDEX_DIR = "index"
 
@@ -50,7 +52,7 @@ def run(workspace_dir: Path, features_dir: Path) -> dict[str, Any]:
             found = _of_shards(path, "features", layout.FORMAT_VERSION, True)
             stages[f"extract {path.name}"] = found
     for path in sorted((workspace_dir / "runs").glob("*/")):
-        if _has(path, [runs.RUN, "checkpoints"]) or _at_work(path):
+        if runs.is_run(path) or _at_work(path):
             stages.update(_of_run(workspace_dir, path))
     return {"stage": "status", "stages": stages}
 
@@ -63,8 +65,7 @@ class _Progress:
         num_done, num_total, num_quarantined: as in the summary.
         is_begun: there is something of it.
         is_whole: nothing is left to do.
-        rate: a second since some time, where nobody notes it.
-        unit: what the rate counts.
+        rate: images a second since some time, where nobody notes it.
     """
 
     num_done: int | None = None
@@ -73,7 +74,6 @@ class _Progress:
     is_begun: bool = False
     is_whole: bool = False
     rate: Callable[[float], float | None] = lambda since: None
-    unit: str = "image"
 
 
 def _has(folder: Path, names: Sequence[str]) -> bool:
@@ -132,7 +132,7 @@ def _holder(lock: Standing, progress: _Progress, is_alone: bool) -> dict[str, An
         "silent_s": round(lock.silent_s, 1),
         "rate": None if rate is None else round(rate, 3),
         "num_done": None if num_done is None else int(num_done),
-        "unit": unit if isinstance(unit, str) else progress.unit,
+        "unit": unit if isinstance(unit, str) else "image",
     }
 
 
@@ -197,13 +197,14 @@ def _of_run(workspace_dir: Path, run_dir: Path) -> Iterator[tuple[str, dict[str,
 
     def look_at_training() -> _Progress:
         if not (run_dir / runs.RUN).exists():
-            return _Progress(num_done=0, is_begun=True, unit="step")
+            return _Progress(num_done=0, is_begun=True)
         described = runs.read(workspace_dir, run_dir.name)
         num_done = sum(int(epoch) for epoch in _epochs(run_dir / runs.HISTORY).values())
         num_models = 1 if described.default_kind == "pretrained" else 2
         most = num_models * int(described.fingerprint["epochs"])
         num_total = num_done if is_trained else most
-        return _Progress(num_done, num_total, None, True, is_trained, unit="step")
+        rate = partial(_training_rate, run_dir / TIMINGS)
+        return _Progress(num_done, num_total, None, True, is_trained, rate)
 
     def look_at_results() -> _Progress:
         is_judged = any(run_dir.glob("results*.json"))
@@ -213,6 +214,14 @@ def _of_run(workspace_dir: Path, run_dir: Path) -> Iterator[tuple[str, dict[str,
     trainers, judges = ([], at_work) if is_trained else (at_work, [])
     yield f"train-tail {run_dir.name}", _entry(run_dir, trainers, look_at_training)
     yield f"eval {run_dir.name}", _entry(run_dir, judges, look_at_results)
+
+
+def _training_rate(path: Path, since: float) -> float | None:
+    """Return the images a second up to the last evaluation, if it was since then."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it is only a hint
+        last = json.loads(path.read_text(encoding="utf-8").split("\n")[-2])
+        return _number(last["images_per_s"]) or None if last["time"] >= since else None
+    return None
 
 
 def _epochs(path: Path) -> dict[str, float]:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import shutil
+import itertools
+import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pipelines import runs
+import numpy as np
+from pydantic import ValidationError
+
+from pipelines import fitting, run_folder, run_pictures, runs
 from pipelines.config import TrainTailConfig
-from pipelines.errors import ManifestError, TrainingError
-from pipelines.execution import devices
+from pipelines.errors import ConfigError, ManifestError, TrainingError
+from pipelines.execution import devices, replicas, slots
+from pipelines.execution.replicas import Replicas
+from pipelines.fitting import Fits
 from pipelines.networks import backbones, models
-from pipelines.networks.topology import Topology
 from pipelines.progress import Progress
+from pipelines.run_folder import Opened
 from pipelines.storage import atomic, locks
 from pipelines.storage.cache import FeatureCache, find_folder
-from pipelines.storage.fingerprint import check_same
-from pipelines.storage.variants import ORIGINAL
-from pipelines.training import checkpoints, feeds, loop, schedule
-from pipelines.training.history import History
-
-_MEND = "choose another name with --run, or start over with --overwrite"
+from pipelines.training import chain, sweep
+from pipelines.training.loop import Outcome, StoppedError, Watch, never
 
 
 def run(
@@ -35,258 +36,314 @@ def run(
     config: TrainTailConfig,
     seed: int,
     progress: Progress,
+    watch: Watch = never,
+    backbone_name: str = "",
 ) -> dict[str, Any]:
-    """Train a run, going on where an earlier start of it stopped.
+    """Train a run, a chain of blocks or a sweep of heads, going on where an earlier start stopped.
 
     Args:
-        workspace_dir: the workspace; the run goes to runs/<name>/ in it.
+        workspace_dir: the workspace; runs go to runs/<name>/ in it.
         features_dir: the folder of the caches.
         config: the settings.
         seed: of the order and the head's start.
         progress: told about the steps.
+        watch: asked behind each step whether to stop; what was done is saved before this raises.
+        backbone_name: of the network whose blocks to train where there is no cache yet.
 
     Returns:
-        The summary: stage, run, node, num_steps, best_val_top1, default_best_val_top1, seconds.
+        The summary: stage, run, node, num_steps, best_val_top1, default_best_val_top1,
+        images_per_s and data_wait (of the topology's steps in this start, None where there were
+        none), seconds. With blocks and sweeps also `runs`: these for each run, and what each was
+        swept with; the others are the last block's, or the best head's by validation.
 
     Raises:
-        ConfigError: an unknown branch.
+        ConfigError: an unknown branch, or settings that do not go together.
         ManifestError: no whole cache, or a run of this name has other settings.
         TrainingError: the settings do not go together, or the loss is no number.
         ShardError: a shard is damaged, or the disk refuses.
+        KeyboardInterrupt: it was asked to stop.
     """
     started = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        folder = find_folder(features_dir, config.node)
-        marks = stack.enter_context(locks.reading(folder))
-        cache = FeatureCache(folder)
-        name = config.run or cache.node
-        run_dir = runs.folder_of(workspace_dir, name)
-        if config.start_from == name:
-            raise TrainingError(
-                f"run {name}: cannot start from itself; choose another name with --run"
-            )
-        asked = _describe(workspace_dir, features_dir, cache, config, seed)
-        check = partial(locks.check_all, [stack.enter_context(locks.hold(run_dir)), *marks])
-        _sweep(run_dir)
-        summary = _continue_or_clear(run_dir, asked, config)
-        if summary is None:
-            backbone = _load_backbone(workspace_dir, cache, config)
-            if not (run_dir / runs.RUN).exists():
-                runs.write(workspace_dir, name, asked)
-            training = _Training(
-                workspace_dir, run_dir, cache, backbone, asked, config, seed, progress, check
-            )
-            summary = {"stage": "train-tail", "run": name, "node": cache.node, **training.run()}
-            check()
-            atomic.write_json(run_dir / runs.SUMMARY, summary)
-        else:
-            progress.say(f"nothing to do: run {name} is trained")
-        runs.point_latest(workspace_dir, name)
-    return {**summary, "seconds": round(time.monotonic() - started, 3)}
-
-
-def _describe(
-    workspace_dir: Path,
-    features_dir: Path,
-    cache: FeatureCache,
-    config: TrainTailConfig,
-    seed: int,
-) -> runs.Run:
-    """Say what a run with these settings is."""
-    branches = cache.choose_branches(config.branches)
-    cache.choose_branches([ORIGINAL])  # the default model's
-    models.check_branches(branches, config.gradients, config.head_init)
-    block_number, parent = 1, None
-    if config.start_from:
-        parent_run = runs.read(workspace_dir, config.start_from)
-        _check_parent(parent_run, cache, config.start_from)
-        block_number = parent_run.block_number + 1
-        parent_dir = runs.folder_of(workspace_dir, config.start_from)
-        if not (parent_dir / runs.SUMMARY).exists():
-            raise TrainingError(f"{parent_dir}: not finished; train that run to its end first")
-        parent = {
-            "run": config.start_from,
-            **{name: checkpoints.sha256(loop.Paths.of(parent_dir, name).best) for name in _MODELS},
-        }
-    settings = config.model_dump(
-        mode="json",
-        exclude={
-            "run",
-            "node",
-            "start_from",
-            "expand",
-            "memory_budget_mb",
-            "features_dir",
-            "overwrite",
-        },
-    )
-    is_inside = features_dir.is_relative_to(workspace_dir)
-    return runs.Run(
-        fingerprint={
-            "cache": dict(cache.fingerprint),
-            "seed": seed,
-            "start_from": parent,
-            **settings,
-            "branches": list(branches),
-        },
-        node=cache.node,
-        blocks=tuple(cache.details["blocks"]),
-        block_number=block_number,
-        classes=cache.classes,
-        branches=branches,
-        default_kind=config.default,
-        features_dir=str(features_dir.relative_to(workspace_dir) if is_inside else features_dir),
-        seed=seed,
-    )
-
-
-_MODELS = ("topology", "default")
-
-
-def _check_parent(parent: runs.Run, cache: FeatureCache, name: str) -> None:
-    made = parent.fingerprint["cache"]
-    for key in ("backbone", "weights_sha256"):
-        if made[key] != cache.fingerprint[key]:
-            raise TrainingError(
-                f"run {name}: trained with {key} {made[key]}, the cache {cache.path} has "
-                f"{cache.fingerprint[key]}; start from a run of the same network"
-            )
-    if parent.classes != cache.classes:
-        raise TrainingError(f"run {name}: trained on other classes than {cache.path} has")
-
-
-def _continue_or_clear(
-    run_dir: Path, asked: runs.Run, config: TrainTailConfig
-) -> dict[str, Any] | None:
-    """Return the summary of a run that is finished already; clear one that is to be replaced."""
-    path = run_dir / runs.RUN
-    if not path.exists():
-        _clear(run_dir)  # what a kill in the middle of --overwrite left
-        return None
-    made = atomic.read_json(path)["fingerprint"]
+    _check_settings(config)
+    stage = _Stage(workspace_dir, features_dir, seed, progress, watch)
     try:
-        check_same(made, asked.fingerprint, run_dir, _MEND)
-    except ManifestError:
-        if not config.overwrite:
-            raise
-        path.unlink()
-        _clear(run_dir)
-        return None
-    summary = run_dir / runs.SUMMARY
-    return atomic.read_json(summary) if summary.exists() else None
+        if config.blocks:
+            summary = stage.train_blocks(config, backbone_name)
+        elif config.sweep:
+            summary = stage.train_sweep(config)
+        else:
+            (summary,) = stage.train([_Ask(config.run, config)])
+    except StoppedError as error:
+        progress.say(f"stopped and saved: {error}; the same command goes on from there")
+        raise KeyboardInterrupt from error
+    summary["seconds"] = round(time.monotonic() - started, 3)
+    return summary
 
 
-def _clear(run_dir: Path) -> None:
-    """Delete what training and evaluation made of a run, but run.json and what is not theirs."""
-    for name in ("checkpoints", "tensorboard"):
-        if (run_dir / name).is_dir():
-            shutil.rmtree(run_dir / name)
-    for pattern in (runs.HISTORY, runs.SUMMARY, "results*.json", "predictions*.parquet"):
-        for path in run_dir.glob(pattern):
-            path.unlink()
+def missing_nodes(features_dir: Path, config: TrainTailConfig, backbone_name: str) -> list[str]:
+    """List the nodes whose caches a chain of blocks still needs.
 
+    Args:
+        features_dir: the folder of the caches.
+        config: the settings.
+        backbone_name: of the network where there is no cache yet.
 
-def _load_backbone(
-    workspace_dir: Path, cache: FeatureCache, config: TrainTailConfig
-) -> backbones.Backbone:
-    """Load the network; refuse what does not go with it before anything is written."""
+    Raises:
+        ConfigError: the network has fewer blocks.
+        ManifestError: the caches do not go together.
+    """
+    _check_settings(config)
     devices.configure()
-    devices.make_deterministic()
-    backbone = models.load_backbone(cache, workspace_dir)
-    if "pretrained" in (config.default, config.head_init):
-        models.check_own_classes(backbone, cache.classes)
-    return backbone
-
-
-def _sweep(run_dir: Path) -> None:
-    for folder in (run_dir, run_dir / "checkpoints"):
-        if folder.is_dir():
-            atomic.sweep(folder)
+    links = chain.plan(_backbone_name(features_dir, backbone_name), config.blocks, config.run)
+    return chain.missing(features_dir, links)
 
 
 @dataclass(frozen=True)
-class _Training:
-    """One start of a run: both models, one after the other."""
+class _Ask:
+    """A run that is asked for.
+
+    Attributes:
+        run: its name; empty for the node's.
+        config: its settings.
+    """
+
+    run: str
+    config: TrainTailConfig
+
+
+@dataclass
+class _Stage:
+    """One start of the command."""
 
     workspace_dir: Path
-    run_dir: Path
-    cache: FeatureCache
-    backbone: backbones.Backbone
-    asked: runs.Run
-    config: TrainTailConfig
+    features_dir: Path
     seed: int
     progress: Progress
-    check: Callable[[], None]
+    watch: Watch
+    _replicas: Replicas | None = None
+    _backbones: dict[str, backbones.Backbone] = field(default_factory=dict)
 
-    def run(self) -> dict[str, Any]:
-        """Train both models and return the summary's numbers."""
-        history = History(self.run_dir / runs.HISTORY, self.run_dir / "tensorboard")
-        try:
-            topology = self._train("topology", self.asked.branches, history)
-            if self.config.default == "pretrained":
-                default = self._judge_pretrained()
-            else:
-                default = self._train("default", (ORIGINAL,), history)
-        finally:
-            history.close()
-        return {
-            "num_steps": topology.num_steps,
-            "best_val_top1": topology.best_val_top1,
-            "default_best_val_top1": default.best_val_top1,
-        }
-
-    def _train(self, name: str, branches: tuple[str, ...], history: History) -> loop.Outcome:
-        """Train one model to its end."""
-        config, paths = self.config, loop.Paths.of(self.run_dir, name)
-        model = models.build(
-            self.backbone, self.cache, branches, config.gradients, config.head_init, self.seed
+    def train_blocks(self, config: TrainTailConfig, backbone_name: str) -> dict[str, Any]:
+        """Train one run a block, each from the best of the one before (thesis, 3.4.1)."""
+        self._configure(config)
+        links = chain.plan(
+            _backbone_name(self.features_dir, backbone_name), config.blocks, config.run
         )
-        if config.start_from and not paths.last.exists():
-            self._take_over(model, name)
-        budget = config.memory_budget_mb * 1_000_000
-        train = self.cache.split("train", branches, budget)
-        left = budget - (self.cache.resident_bytes("train", branches) if train.is_loaded else 0)
-        val = self.cache.split("val", branches, left)
-        settings = loop.Settings(
-            config.epochs,
-            config.batch_size,
-            schedule.learning_rate(config.learning_rate, self.asked.block_number),
-            config.eval_every,
-            config.patience,
+        lacking = chain.missing(self.features_dir, links)
+        if lacking:
+            flags = " ".join(f"--node {node}" for node in lacking)
+            raise ManifestError(
+                f"{self.features_dir}: no whole cache of {', '.join(lacking)}; run "
+                f"`bottleneck extract {flags}`, or give --extract here, too"
+            )
+        summaries = []
+        for link in links:
+            here = config.model_copy(update={"node": link.node, "start_from": link.start_from})
+            self.progress.say(f"block {link.block}, from the cache of {link.node}: run {link.run}")
+            summaries += self.train([_Ask(link.run, here)])
+            gc.collect()
+        return {**summaries[-1], "runs": summaries}
+
+    def train_sweep(self, config: TrainTailConfig) -> dict[str, Any]:
+        """Train the heads of a sweep side by side."""
+        chosen = sweep.combinations(config.sweep)
+        base = config.run or find_folder(self.features_dir, config.node).name
+        width = len(str(len(chosen)))
+        asks = [
+            _Ask(f"{base}-{number:0{width}d}", _with(config, values))
+            for number, values in enumerate(chosen, 1)
+        ]
+        for one, other in itertools.combinations(asks, 2):
+            if one.config == other.config:
+                raise ConfigError(
+                    f"sweep: {one.run} and {other.run} are the same; leave out one of them",
+                    is_usage=True,
+                )
+        summaries = [
+            {**values, "diverged_step": None, **summary}
+            for values, summary in zip(chosen, self.train(asks), strict=True)
+        ]
+        good = [summary for summary in summaries if summary["diverged_step"] is None]
+        if not good:
+            raise TrainingError(
+                f"run {base}-...: every head has diverged; sweep lower learning rates, under "
+                "another --run or with --overwrite"
+            )
+        best = max(good, key=lambda summary: summary["best_val_top1"])  # the first of equals
+        if replicas.hosts().index == 0:
+            runs.point_latest(self.workspace_dir, best["run"])
+        own = {"diverged_step", *chosen[0]}
+        head = {name: value for name, value in best.items() if name not in own}
+        return {**head, "runs": summaries}
+
+    def train(self, asks: Sequence[_Ask]) -> list[dict[str, Any]]:
+        """Train runs from one cache side by side; those that are finished are left as they are."""
+        config = asks[0].config
+        with contextlib.ExitStack() as stack:
+            folder = find_folder(self.features_dir, config.node)
+            marks = stack.enter_context(locks.reading(folder))
+            cache = FeatureCache(folder)
+            fitting.check_cache(cache, config, len(asks))
+            opened = self._open(asks, cache, marks, stack)
+            left = [found for found in opened if found.summary is None]
+            for found in opened:
+                if found.summary is not None:
+                    self.progress.say(f"nothing to do: run {found.name} is trained")
+                    self._draw_missing(found)
+            made = self._train(left, cache, len(asks) > 1) if left else {}
+            if replicas.hosts().index == 0:
+                runs.point_latest(self.workspace_dir, opened[-1].name)
+        nothing = {"images_per_s": None, "data_wait": None}
+        return [made.get(found.name) or {**(found.summary or {}), **nothing} for found in opened]
+
+    def _open(
+        self,
+        asks: Sequence[_Ask],
+        cache: FeatureCache,
+        marks: Sequence[locks.Lock],
+        stack: contextlib.ExitStack,
+    ) -> list[Opened]:
+        """Hold the runs' folders; where several hosts train, the first does, the others wait."""
+        here = replicas.hosts()
+        wanted = [(ask.run or cache.node, self._describe(cache, ask), ask.config) for ask in asks]
+        if here.num > 1:
+            self._configure(asks[0].config)
+        opened = []
+        if here.index == 0:
+            opened = [
+                run_folder.open_run(self.workspace_dir, *what, marks, stack) for what in wanted
+            ]
+            left = [found for found in opened if found.summary is None]
+            for found in left:
+                self._load(cache, found.config)  # refuses what does not go with it
+            for found in left:
+                run_folder.begin(self.workspace_dir, found)  # writes, and clears
+        self._wait_for_hosts()
+        if here.index > 0:
+            opened = [run_folder.read_run(self.workspace_dir, *what) for what in wanted]
+        return opened
+
+    def _describe(self, cache: FeatureCache, ask: _Ask) -> runs.Run:
+        return run_folder.describe(
+            self.workspace_dir,
+            self.features_dir,
+            cache,
+            ask.run or cache.node,
+            ask.config,
             self.seed,
         )
-        feed = feeds.choose(train, config.expand, devices.has_gpu())
-        trainer = loop.Trainer(name, model, train, val, settings, paths, history, feed, self.check)
-        total = settings.epochs * trainer.steps_per_epoch
-        outcome = trainer.run(
-            lambda step: self.progress.start(f"train {name}", total, "step", step),
-            lambda: self.progress.advance(1),
-        )
-        self.progress.say(
-            f"{name}: best val top-1 {outcome.best_val_top1:.4f}, {outcome.num_steps} steps"
-        )
-        del trainer, train, val
-        gc.collect()
-        return outcome
 
-    def _take_over(self, model: Topology, name: str) -> None:
-        assert self.config.start_from
-        parent_dir = runs.folder_of(self.workspace_dir, self.config.start_from)
-        weights, _ = checkpoints.load(loop.Paths.of(parent_dir, name).best)
-        taken = model.assign(weights)
-        self.progress.say(
-            f"{name}: {len(taken)} of {len(model.weights())} weight arrays "
-            f"from run {self.config.start_from}"
-        )
+    def _train(
+        self, opened: Sequence[Opened], cache: FeatureCache, is_sweep: bool
+    ) -> dict[str, dict[str, Any]]:
+        """Train topologies, then default models; return the summaries by run."""
+        config = opened[0].config
+        backbone, devices_here = self._load(cache, config), self._configure(config)
+        with fitting.open_fits(
+            self.workspace_dir, opened, cache, backbone, devices_here, self.progress, is_sweep
+        ) as fits:
+            topologies = fits.train("topology", self.watch)
+            left = iter(self._train_defaults(fits.without(topologies), config))
+        defaults = [topology if topology.diverged else next(left) for topology in topologies]
+        found = {}
+        for run, topology, default in zip(opened, topologies, defaults, strict=True):
+            summary = _summary(run, topology, default)
+            if default.diverged:  # or its topology has
+                summary |= {"diverged_step": default.diverged.step, "default_best_val_top1": None}
+            elif devices_here.is_first:
+                run.check()
+                atomic.write_json(run.path / runs.SUMMARY, summary)
+            times = {"images_per_s": topology.images_per_s, "data_wait": topology.data_wait}
+            found[run.name] = {**summary, **times}
+        self._wait_for_hosts()  # the next block reads what the first host has just written
+        return found
 
-    def _judge_pretrained(self) -> loop.Outcome:
-        """Take the backbone's own tail and classifier as the default model."""
-        paths = loop.Paths.of(self.run_dir, "default")
-        model = models.build(
-            self.backbone, self.cache, (ORIGINAL,), "original", "pretrained", self.seed
-        )
-        val = self.cache.split("val", (ORIGINAL,), 0)
-        evaluation = loop.evaluate(loop.compile_logits(model), val, self.config.batch_size)
-        self.check()
-        checkpoints.save(paths.best, model.weights(), {"step": 0})
-        return loop.Outcome(0, evaluation.top1)
+    def _train_defaults(self, fits: Fits, config: TrainTailConfig) -> list[Outcome]:
+        if not fits.opened:
+            return []
+        if config.default == "pretrained":
+            return fits.judge_pretrained()
+        return fits.train("default", self.watch)
+
+    def _draw_missing(self, run: Opened) -> None:
+        if replicas.hosts().index == 0:
+            run_pictures.draw(self.workspace_dir, run.name, run.check, only_missing=True)
+
+    def _configure(self, config: TrainTailConfig) -> Replicas:
+        """Set up TensorFlow and the devices, once."""
+        if self._replicas is None:
+            os.environ.update(slots.visible_to_one(config.devices))
+            num_cpus = int(config.devices.partition("cpu:")[2] or 1)
+            devices.configure(precision=config.precision, num_cpus=num_cpus)
+            devices.make_deterministic()
+            num_hosts = replicas.hosts().num
+            if num_hosts > 1:
+                self.progress.say(f"waiting for all {num_hosts} hosts of TF_CONFIG")
+            self._replicas = replicas.open_replicas(num_cpus)
+        return self._replicas
+
+    def _load(self, cache: FeatureCache, config: TrainTailConfig) -> backbones.Backbone:
+        """Load the network, once; refuse settings that do not go with it."""
+        self._configure(config)
+        key = str(cache.fingerprint["weights_sha256"])
+        if key not in self._backbones:
+            self._backbones[key] = models.load_backbone(cache, self.workspace_dir)
+        if "pretrained" in (config.default, config.head_init):
+            models.check_own_classes(self._backbones[key], cache.classes)
+        return self._backbones[key]
+
+    def _wait_for_hosts(self) -> None:
+        if self._replicas is not None:
+            self._replicas.total(np.zeros(1))
+
+
+def _summary(run: Opened, topology: Outcome, default: Outcome) -> dict[str, Any]:
+    return {
+        "stage": "train-tail",
+        "run": run.name,
+        "node": run.described.node,
+        "num_steps": topology.num_steps,
+        "best_val_top1": topology.best_val_top1,
+        "default_best_val_top1": default.best_val_top1,
+    }
+
+
+def _check_settings(config: TrainTailConfig) -> None:
+    """Refuse settings that exclude each other."""
+    for one, other in (
+        ("blocks", "node"),
+        ("blocks", "sweep"),
+        ("blocks", "start_from"),
+        ("sweep", "start_from"),
+    ):
+        if getattr(config, one) and getattr(config, other):
+            flags = (f"--{name.replace('_', '-')}" for name in (one, other))
+            raise ConfigError(f"{' and '.join(flags)}: leave out one of them", is_usage=True)
+    if config.extract and not config.blocks:
+        raise ConfigError("--extract: goes with --blocks alone", is_usage=True)
+
+
+def _with(config: TrainTailConfig, values: dict[str, str]) -> TrainTailConfig:
+    """Return the settings of one head of a sweep.
+
+    Raises:
+        ConfigError: a value is not allowed.
+    """
+    try:
+        return TrainTailConfig.model_validate({**config.model_dump(), **values})
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        extra = cast(dict[str, str], TrainTailConfig.model_fields[name].json_schema_extra)
+        raise ConfigError(
+            f"sweep: {name} = {values.get(name)} is not allowed; allowed: {extra['allowed']}",
+            is_usage=True,
+        ) from None
+
+
+def _backbone_name(features_dir: Path, otherwise: str) -> str:
+    """Name the network: of the caches that are there, or else of the settings."""
+    cache = chain.any_cache(features_dir)
+    name = str(cache.fingerprint["backbone"]) if cache else otherwise
+    if not name:
+        raise TrainingError(f"{features_dir}: no cache here; run `bottleneck extract` first")
+    return name

@@ -48,9 +48,19 @@ def _to_bytes(value: object) -> object:
 
 
 def _plain_name(value: str) -> str:
-    if value and (value in {".", ".."} or "/" in value or "\\" in value or value != value.strip()):
+    is_path = value in {".", "..", "latest.json"} or "/" in value or "\\" in value
+    if value and (is_path or value != value.strip() or not value.isprintable()):
         raise ValueError("not a plain name")
     return value
+
+
+def _to_text(value: object) -> object:
+    """Turn a number of TOML into text; a number of epochs is text already."""
+    return str(_no_bool(value)) if isinstance(value, int) else value
+
+
+def _to_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _no_auto(value: object) -> object:
@@ -77,5 +87,17 @@ Workers = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_no_auto
 # None is "auto".
 Batch = Workers
 Devices = Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$")]
+TrainDevices = Annotated[str, Field(pattern=r"^(auto|cpu(:[1-9]\d?)?|gpu(:\d+(,\d+)*)?)$")]
+# "2000" are steps, "0.5epochs" half an epoch's.
+Steps = Annotated[
+    str,
+    BeforeValidator(_to_text),
+    Field(pattern=r"^(\d{1,12}|(\d{1,6}(\.\d{1,6})?|\.\d{1,6}) ?epochs?)$"),
+]
+Sweeps = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^\w+=[^=]+$")], ...], BeforeValidator(_to_tuple)
+]
+MemoryBytes = Annotated[int, BeforeValidator(_to_bytes), Field(ge=0)]
+Part = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
 Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 Verbosity = Annotated[int, BeforeValidator(_no_bool), Field(ge=-1, le=1)]

@@ -70,7 +70,9 @@ def table(content: Mapping[str, Any], name: str, flags: Mapping[str, Any]) -> An
     Raises:
         ConfigError: a flag's value is not allowed (`is_usage` is set).
     """
-    config = _build(TABLES[name], content.get(name, {}), flags, f"{FILE_NAME}: [{name}] ")
+    given = {key: value for key, value in flags.items() if value is not None}
+    values = TABLES[name].beneath(content.get(name, {}), given)
+    config = _build(TABLES[name], values, given, f"{FILE_NAME}: [{name}] ")
     _logger.debug("%s", settings_line(name, config))
     return config
 

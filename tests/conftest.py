@@ -12,7 +12,7 @@ import pytest
 from gpus import put_gpus, put_program
 from images import write_jpeg, write_png
 
-from pipelines.config import CompressConfig, ExtractConfig
+from pipelines.config import CompressConfig, ExtractConfig, TrainTailConfig
 from pipelines.execution import devices, inline
 from pipelines.progress import Silent
 
@@ -106,6 +106,32 @@ def extracted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Extract
 def workspace(extracted: Extracted, tmp_path: Path) -> Path:
     """A copy of the extracted workspace that a test may change."""
     return Path(shutil.copytree(extracted.path, tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="session")
+def trained_once(extracted: Extracted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The extracted workspace with finished runs: pooled, and maps with a tail; not to be changed.
+
+    `pooled` joins its branches side by side, `maps` by weights from the image's own features.
+    """
+    from pipelines import train_tail
+
+    workspace = tmp_path_factory.mktemp("trained") / "workspace"
+    shutil.copytree(extracted.path, workspace)
+    short = {"batch_size": 7, "epochs": 2, "learning_rate": 0.02, "gradients": "all"}
+    for run, node, fusion in (
+        ("pooled", "avg_pool", "concat"),
+        ("maps", "block7a_expand_activation", "gated"),
+    ):
+        config = TrainTailConfig(run=run, node=node, fusion=fusion, **short)
+        train_tail.run(workspace, workspace / "features", config, 0, Silent())
+    return workspace
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A copy of the workspace with finished runs that a test may change."""
+    return Path(shutil.copytree(trained_once, tmp_path / "workspace"))
 
 
 @pytest.fixture(scope="session")

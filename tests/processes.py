@@ -168,8 +168,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def modules_loaded_by(workspace_dir: Path, *arguments: str) -> tuple[str, set[str]]:
-    """Run a command in a fresh interpreter; returns its stdout and the top-level modules loaded."""
+def modules_loaded_by(
+    workspace_dir: Path, *arguments: str, status: int = 0
+) -> tuple[str, set[str]]:
+    """Run a command in a fresh interpreter; returns its output and the top-level modules loaded."""
     program = (
         "import sys\n"
         "from bottleneck_cli.main import main\n"
@@ -184,7 +186,7 @@ def modules_loaded_by(workspace_dir: Path, *arguments: str) -> tuple[str, set[st
         check=False,
         timeout=_DEADLINE_S,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == status, result.stderr
     output, _, modules = result.stdout.partition("MODULES")
     return output + result.stderr, set(modules.split())
 

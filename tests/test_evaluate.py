@@ -16,7 +16,8 @@ from pipelines.config import EvalConfig, TrainTailConfig
 from pipelines.errors import ConfigError, ManifestError, TrainingError
 from pipelines.progress import Silent
 from pipelines.storage.cache import FeatureCache
-from pipelines.training import checkpoints, loop
+from pipelines.training import checkpoints
+from pipelines.training.checkpoints import Store
 
 CLASSES = tuple("abcdefg")
 BRANCHES = ("original", "q010", "q050")
@@ -52,7 +53,7 @@ def by_hand(workspace, split="test", name="avg_pool"):
     features, labels, ids = read_split(cache, split)
     scores = {}
     for model in ("topology", "default"):
-        path = loop.Paths.of(workspace / "runs" / name, model).best
+        path = Store.of(workspace / "runs" / name, model).best
         weights, _ = checkpoints.load(path)
         kernel, bias = weights["head/kernel"], weights["head/bias"]
         if model == "topology":
@@ -208,7 +209,7 @@ def test_eval_topology_without_original_is_held_against_the_original(workspace):
     results = judge(workspace)
     assert list(results["branches"]) == list(BRANCHES)
     assert results["default"] == results["branches"]["original"]
-    weights, _ = checkpoints.load(loop.Paths.of(workspace / "runs" / "late", "topology").best)
+    weights, _ = checkpoints.load(Store.of(workspace / "runs" / "late", "topology").best)
     features, labels, _ = read_split(
         FeatureCache(workspace / "features" / "avg_pool"), "test", ["q010", "q050"]
     )
@@ -233,8 +234,8 @@ def test_eval_unfinished_run_raises(workspace):
 
 
 def test_eval_missing_checkpoint_raises_naming_it(workspace):
-    loop.Paths.of(workspace / "runs" / "avg_pool", "default").best.unlink()
-    with pytest.raises(TrainingError, match=r"default-best\.npz: no such checkpoint"):
+    Store.of(workspace / "runs" / "avg_pool", "default").best.unlink()
+    with pytest.raises(TrainingError, match=r"default/step-\d+\.npz: no such checkpoint"):
         judge(workspace)
 
 

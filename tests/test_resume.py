@@ -1,12 +1,16 @@
-"""Trainings as real processes, ended by SIGKILL at chosen moments and started again."""
+"""Trainings as real processes, killed or asked to end at chosen moments and started again."""
 
 from __future__ import annotations
 
 import json
+import re
+import signal
 
 import pytest
 from caches import lite0, make_cache
-from processes import bottleneck, kill_when, num_lines, tree
+from processes import bottleneck, kill_when, num_lines, started, tree, wait_until
+
+from pipelines.training.checkpoints import Store
 
 NODE, SHAPE = "block7a_project_bn", (7, 7, 320)
 # Ten steps for each model and an evaluation behind each: 22 lines of history in all.
@@ -23,8 +27,8 @@ def make_workspace(workspace):
 
 
 def result_of(workspace):
-    """Everything that a run leaves but TensorBoard's files, whose names hold the time."""
-    files = tree(workspace / "runs")
+    """Everything that a run leaves but what a clock wrote: also in TensorBoard's files' names."""
+    files = tree(workspace / "runs", (".lock", "timings.jsonl"))
     return {name: data for name, data in files.items() if "/tensorboard/" not in name}
 
 
@@ -62,6 +66,36 @@ def test_train_tail_killed_again_and_again_ends_with_the_same_bytes(undisturbed,
 
 def test_train_tail_killed_before_its_first_checkpoint_starts_anew(undisturbed, workspace):
     kill_when((workspace / "runs" / NODE / "run.json").exists, workspace, "train-tail", *FLAGS)
-    result = bottleneck(workspace, "train-tail", *FLAGS, "--memory-budget-mb", "0")
+    result = bottleneck(workspace, "train-tail", *FLAGS, "--cache-memory", "0")
     assert result.returncode == 0, result.stderr
     assert result_of(workspace) == result_of(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, 3), (signal.SIGTERM, NUM_LINES + 4)]
+)
+def test_train_tail_asked_to_end_saves_says_so_and_goes_on(undisturbed, workspace, number, moment):
+    history = workspace / "runs" / NODE / "history.jsonl"
+    with started(workspace, "train-tail", *FLAGS) as process:
+        wait_until(lambda: num_lines(history) >= moment or process.poll() is not None)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    said = re.search(r"stopped and saved: (topology|default) at step (\d+); the same comm", stderr)
+    assert said, stderr
+    store = Store.of(workspace / "runs" / NODE, said[1])
+    assert store.kept().latest == int(said[2])
+    assert stderr.splitlines()[-1].startswith("interrupted; what is whole is kept")
+    result = bottleneck(workspace, "train-tail", *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert result_of(workspace) == result_of(undisturbed)
+
+
+def test_train_tail_asked_to_end_before_its_first_step_ends_at_once(workspace):
+    with started(workspace, "train-tail", *FLAGS) as process:
+        wait_until((workspace / "runs" / NODE / ".lock").exists)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.splitlines()[-1].startswith("interrupted; what is whole is kept")
+    assert not (workspace / "runs" / NODE / "history.jsonl").exists()

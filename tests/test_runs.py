@@ -15,6 +15,7 @@ RUN = runs.Run(
     block_number=2,
     classes=("ant", "bee"),
     branches=("original", "q010"),
+    fusion="mean",
     default_kind="trained",
     features_dir="features",
     seed=3,
@@ -24,7 +25,6 @@ RUN = runs.Run(
 def test_read_gives_what_was_written(tmp_path):
     runs.write(tmp_path, "mine", RUN)
     assert runs.read(tmp_path, "mine") == RUN
-    assert (tmp_path / "runs" / "mine" / "checkpoints").is_dir()
 
 
 def test_latest_is_the_run_written_or_pointed_at_last(tmp_path):
@@ -63,12 +63,29 @@ def test_read_unknown_run_of_none_says_what_to_do(tmp_path):
         runs.read(tmp_path, "mine")
 
 
-def test_read_newer_version_raises(tmp_path):
+@pytest.mark.parametrize("version", [1, 3])
+def test_read_other_version_raises(version, tmp_path):
     runs.write(tmp_path, "mine", RUN)
     path = tmp_path / "runs" / "mine" / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
-    with pytest.raises(ManifestError, match="format version 2, this program reads 1"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": version}))
+    with pytest.raises(ManifestError, match=f"format version {version}, this program reads 2"):
         runs.read(tmp_path, "mine")
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "parent"),
+    [({}, ""), ({"start_from": None}, ""), ({"start_from": {"run": "a"}}, "a")],
+)
+def test_parent_is_the_run_that_it_started_from(fingerprint, parent):
+    assert dataclasses.replace(RUN, fingerprint=fingerprint).parent == parent
+
+
+@pytest.mark.parametrize("name", ["run.json", "history.jsonl", "checkpoints"])
+def test_folder_with_something_of_a_run_is_one(name, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    assert not runs.is_run(tmp_path)
+    (tmp_path / name).touch()
+    assert runs.is_run(tmp_path)
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(runs.Run)])
@@ -78,7 +95,9 @@ def test_read_missing_field_raises_naming_it(tmp_path, field):
     value = json.loads(path.read_text())
     del value[field]
     path.write_text(json.dumps(value))
-    with pytest.raises(ManifestError, match=rf"run\.json: damaged: .*{field}.*train the run again"):
+    with pytest.raises(
+        ManifestError, match=rf"run\.json: damaged: .*{field}.*restore it, or train"
+    ):
         runs.read(tmp_path, "mine")
 
 

@@ -14,7 +14,8 @@ from pipelines import runs, train_tail
 from pipelines.config import TrainTailConfig
 from pipelines.errors import ManifestError, TrainingError
 from pipelines.progress import Silent
-from pipelines.training import checkpoints, loop
+from pipelines.training import checkpoints
+from pipelines.training.checkpoints import Store
 
 SHAPES = {
     "avg_pool": (1280,),
@@ -35,7 +36,7 @@ def first_line(workspace, name, model):
 
 
 def best(workspace, name, model="topology"):
-    return checkpoints.load(loop.Paths.of(workspace / "runs" / name, model).best)[0]
+    return checkpoints.load(Store.of(workspace / "runs" / name, model).best)[0]
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,18 @@ def chain(tmp_path_factory):
     return workspace
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A run to start from; not to be changed."""
+    workspace = tmp_path_factory.mktemp("first")
+    make_cache(workspace / "features" / "avg_pool", lite0(), (1280,), rows=ROWS)
+    train(workspace, "avg_pool", run="first")
+    return workspace
+
+
 @pytest.fixture
-def workspace(tmp_path):
-    make_cache(tmp_path / "features" / "avg_pool", lite0(), (1280,), rows=ROWS)
-    train(tmp_path, "avg_pool", run="first")
-    return tmp_path
+def workspace(first, tmp_path):
+    return shutil.copytree(first, tmp_path / "workspace")
 
 
 @pytest.mark.slow
@@ -78,7 +86,7 @@ def test_start_from_takes_the_best_weights_of_shared_layers(chain, tmp_path, mod
     node, parent = "block7a_expand_activation", "block7a_project_bn"
     taken = {name: value * 1.25 for name, value in best(workspace, parent, model).items()}
     assert {"head/kernel", "head/bias", "tail/top_conv/0", "tail/top_bn/1"} <= set(taken)
-    checkpoints.save(loop.Paths.of(workspace / "runs" / parent, model).best, taken, {})
+    checkpoints.save(Store.of(workspace / "runs" / parent, model).best, taken.items(), {})
     # With a rate of nearly nothing, a run stays where it starts.
     train(workspace, node, run="still", start_from=parent, learning_rate=1e-30)
     found = best(workspace, "still", model)
@@ -115,8 +123,8 @@ def test_start_from_unfinished_run_raises(workspace):
 
 
 def test_start_from_run_without_its_checkpoint_raises(workspace):
-    loop.Paths.of(workspace / "runs" / "first", "default").best.unlink()
-    with pytest.raises(TrainingError, match=r"default-best\.npz: no such checkpoint"):
+    Store.of(workspace / "runs" / "first", "default").best.unlink()
+    with pytest.raises(TrainingError, match=r"default/step-\d+\.npz: no such checkpoint"):
         train(workspace, "avg_pool", run="second", start_from="first")
 
 
@@ -139,17 +147,20 @@ def test_start_from_run_of_another_network_raises(workspace):
         train(workspace, "top_activation", start_from="first")
 
 
-def test_start_from_run_of_other_branches_raises_naming_both_shapes(workspace):
-    with pytest.raises(
-        TrainingError, match=r"head/kernel have shape \(3840, 4\), .* needs \(2560, 4\)"
-    ):
-        train(
-            workspace,
-            "avg_pool",
-            run="second",
-            start_from="first",
-            branches=("original", "q010"),
-        )
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"branches": ("original", "q010")}, "its head is of branches original,q010,q050, this"),
+        (
+            {"fusion": "mean"},
+            "its head is of fusion concat, this one of mean; give --fu",
+        ),
+    ],
+)
+def test_start_from_run_with_another_head_raises(workspace, changed, words):
+    with pytest.raises(TrainingError, match=f"run first: {words}"):
+        train(workspace, "avg_pool", run="second", start_from="first", **changed)
+    assert not (workspace / "runs" / "second" / "run.json").exists()
 
 
 def test_start_from_run_trained_anew_raises_naming_it(workspace):

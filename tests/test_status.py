@@ -11,7 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-from begun import NUM_IMAGES, NUM_PROBLEMS, VARIANTS, make_run, make_set, numbers, stages_of
+from begun import (
+    NUM_IMAGES,
+    NUM_PROBLEMS,
+    VARIANTS,
+    everything_in,
+    make_run,
+    make_set,
+    numbers,
+    stages_of,
+)
 from disks import mounted, remount
 from lockers import ELSEWHERE, HOLDER, NEARLY_S, OVER_S, make_old, number_of_the_dead, write_lock
 from processes import ask, running, wait_until
@@ -30,13 +39,6 @@ if not os.getuid():
     os.setuid(65534)
 print(json.dumps(status.run(Path(), Path("features"))))
 """
-
-
-def everything_in(folder):
-    return {
-        path: (path.lstat().st_mtime_ns, path.is_dir() or path.read_bytes())
-        for path in folder.rglob("*")
-    }
 
 
 def test_status_of_an_empty_workspace_is_that_nothing_is_started(tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 from begun import make_run, numbers, stages_of
+from lockers import ELSEWHERE, write_lock
 
 from pipelines.storage import locks
 
@@ -68,7 +72,30 @@ def test_status_runs_that_are_damaged_or_half_deleted_stop_nothing(tmp_path):
     assert len(stages) == 7
 
 
-def test_status_training_counts_steps(tmp_path):
-    with locks.hold(make_run(tmp_path)):
+@pytest.mark.parametrize("text", ["[]\n", "{\n", '{"time": "now", "images_per_s": 1}\n', "\0\n"])
+def test_status_training_with_damaged_timings_tells_no_rate(text, tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "timings.jsonl").write_text(text)
+    with locks.hold(folder):
         (holder,) = stages_of(tmp_path)["train-tail first"]["holders"]
-    assert (holder["unit"], holder["rate"]) == ("step", None)
+    assert holder["rate"] is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "rate"),
+    [
+        (None, None),
+        ([], None),
+        ([{"time": -1, "images_per_s": 0.0}], None),  # before the first step
+        ([{"time": -3, "images_per_s": 700.0}, {"time": -2, "images_per_s": 812.25}], 812.25),
+        ([{"time": -2000, "images_per_s": 700.0}], None),  # of an earlier start
+    ],
+)
+def test_status_training_is_as_fast_as_up_to_its_last_evaluation(lines, rate, tmp_path):
+    folder, now = make_run(tmp_path), time.time()
+    if lines is not None:
+        found = [json.dumps({**line, "time": now + line["time"]}) for line in lines]
+        (folder / "timings.jsonl").write_text("".join(f"{line}\n" for line in found) + '{"ti')
+    write_lock(folder / ".lock", **ELSEWHERE, since=now - 1000)
+    (holder,) = stages_of(tmp_path)["train-tail first"]["holders"]
+    assert (holder["unit"], holder["rate"]) == ("image", rate)

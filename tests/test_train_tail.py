@@ -5,17 +5,26 @@ import json
 import numpy as np
 import pytest
 from caches import lite0, make_cache, read_split
+from disks import mounted, remount
 from editing import replace
 from lockers import ELSEWHERE, write_lock
 from processes import modules_loaded_by, tree
 
-from pipelines import runs, train_tail
-from pipelines.config import TrainTailConfig
-from pipelines.errors import ConfigError, ManifestError, TrainingError
+from pipelines import evaluate, runs, train_tail
+from pipelines.config import EvalConfig, TrainTailConfig
+from pipelines.errors import (
+    ConfigError,
+    ManifestError,
+    PipelineError,
+    ShardError,
+    TrainingError,
+)
 from pipelines.networks import models
+from pipelines.networks.topology import Design
 from pipelines.progress import Silent
 from pipelines.storage.cache import FeatureCache
-from pipelines.training import checkpoints, loop
+from pipelines.training import checkpoints
+from pipelines.training.checkpoints import Store
 
 POOLED = (1280,)
 MAPS = "block7a_expand_activation"
@@ -34,7 +43,7 @@ def lines(workspace, name, model=None):
 
 
 def best(workspace, name, model="topology"):
-    return checkpoints.load(loop.Paths.of(workspace / "runs" / name, model).best)[0]
+    return checkpoints.load(Store.of(workspace / "runs" / name, model).best)[0]
 
 
 @pytest.fixture
@@ -56,7 +65,8 @@ def trained(tmp_path_factory):
 def test_train_tail_summary_has_the_contracts_keys(trained):
     workspace, summary = trained
     assert list(summary) == [
-        *("stage", "run", "node", "num_steps", "best_val_top1", "default_best_val_top1", "seconds")
+        *("stage", "run", "node", "num_steps", "best_val_top1", "default_best_val_top1"),
+        *("images_per_s", "data_wait", "seconds"),
     ]
     assert (summary["stage"], summary["run"], summary["node"]) == (
         "train-tail",
@@ -79,7 +89,7 @@ def test_train_tail_trains_the_default_model_behind_the_topology(trained):
 
 def test_train_tail_default_model_learns_from_the_original_alone(trained, tmp_path):
     cache = FeatureCache(trained[0] / "features" / "avg_pool")
-    model = models.build(lite0(), cache, ("original",), "original", "random", 0)
+    model = models.build(lite0(), cache, Design(("original",)), 0)
     start = model.weights()["head/kernel"]
     features, labels, _ = read_split(cache, "val", ["original"])
     logits = features[:, 0] @ start
@@ -114,8 +124,8 @@ def test_train_tail_tensorboard_files_hold_the_historys_numbers(trained):
 
 def test_train_tail_twice_gives_the_same_bytes(trained, pooled):
     train(pooled)
-    left_out = (".lock", *(p.name for p in (pooled / "runs").rglob("events.out.*")))
-    left_out += tuple(p.name for p in (trained[0] / "runs").rglob("events.out.*"))
+    left_out = (".lock", "timings.jsonl", *(p.name for p in (pooled / "runs").rglob("events.*")))
+    left_out += tuple(p.name for p in (trained[0] / "runs").rglob("events.*"))
     assert tree(pooled / "runs", left_out) == tree(trained[0] / "runs", left_out)
 
 
@@ -147,7 +157,7 @@ def test_train_tail_other_settings_raise_naming_them(trained, changed, differenc
 
 
 def test_train_tail_other_memory_budget_is_no_other_setting(trained, notes):
-    train(trained[0], notes, memory_budget_mb=0)
+    train(trained[0], notes, cache_memory=0)
     assert notes.said == ["nothing to do: run avg_pool is trained"]
 
 
@@ -162,7 +172,11 @@ def test_train_tail_overwrite_trains_anew(pooled):
 def test_train_tail_after_a_kill_in_the_middle_of_overwrite_starts_anew(pooled):
     train(pooled, epochs=1)
     (pooled / "runs" / "avg_pool" / "run.json").unlink()  # the first thing that goes
-    train(pooled, seed=5)
+    before = tree(pooled / "runs")
+    with pytest.raises(ManifestError, match=r"run\.json: missing beside checkpoints; restore it"):
+        train(pooled, seed=5)
+    assert tree(pooled / "runs") == before
+    train(pooled, seed=5, overwrite=True)
     train(pooled, seed=5, run="clean")
     for model in ("topology", "default"):
         for name, value in best(pooled, "clean", model).items():
@@ -170,10 +184,9 @@ def test_train_tail_after_a_kill_in_the_middle_of_overwrite_starts_anew(pooled):
 
 
 def test_train_tail_streamed_and_resident_give_the_same_weights(trained, pooled):
-    train(pooled, memory_budget_mb=0)
-    for model in ("topology", "default"):
-        name = f"runs/avg_pool/checkpoints/{model}-last.npz"
-        assert (pooled / name).read_bytes() == (trained[0] / name).read_bytes()
+    train(pooled, cache_memory=0)
+    folder = "runs/avg_pool/checkpoints"
+    assert tree(pooled / folder) == tree(trained[0] / folder) != {}
 
 
 def test_train_tail_of_both_formats_gives_the_same_weights(tmp_path):
@@ -192,8 +205,18 @@ def test_train_tail_where_sparse_maps_are_expanded_is_no_other_setting(trained, 
 
 
 def test_train_tail_dense_cache_cannot_be_expanded_on_the_device(pooled):
-    with pytest.raises(ConfigError, match="the cache's encoding is dense"):
+    with pytest.raises(ConfigError, match=r"--expand device: .*avg_pool is dense, and"):
         train(pooled, expand="device")
+
+
+@pytest.mark.parametrize(
+    "refused", [{"expand": "device"}, {"head_init": "pretrained"}, {"branches": ("q077",)}]
+)
+def test_train_tail_overwrite_that_is_refused_keeps_the_run(trained, refused):
+    before = tree(trained[0] / "runs")
+    with pytest.raises(PipelineError):
+        train(trained[0], overwrite=True, **refused)
+    assert tree(trained[0] / "runs") == before
 
 
 def test_train_tail_without_node_among_several_caches_raises_listing_them(pooled):
@@ -210,6 +233,89 @@ def test_train_tail_node_without_cache_raises_listing_the_others(pooled):
 def test_train_tail_without_any_cache_raises(tmp_path):
     with pytest.raises(ManifestError, match="no cache here; run `bottleneck extract` first"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "words"),
+    [
+        ({"train": 20}, ("ant", "bee"), "no images to select the best checkpoint on: split val is"),
+        (
+            {"val": 20},
+            ("ant", "bee"),
+            "no images to learn from: split train is empty; there are va",
+        ),
+        ({"train": 9, "val": 9}, ("ant", "bee"), r"batch size 10: .* has 9 images to learn from; "),
+        ({"train": 20, "val": 9}, ("ant",), r"1 class \(ant\); two or more are needed"),
+    ],
+)
+def test_train_tail_cache_of_which_nothing_can_be_learnt_raises_before_anything_is_written(
+    tmp_path, rows, classes, words
+):
+    make_cache(tmp_path / "features" / "avg_pool", lite0(), POOLED, rows=rows, classes=classes)
+    with pytest.raises(PipelineError, match=words):
+        train(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_tail_label_outside_the_classes_raises_naming_its_image(tmp_path):
+    folder = tmp_path / "features" / "avg_pool"
+    make_cache(folder, lite0(), POOLED, rows={"train": 20, "val": 9}, labels_of={"train/0007": 4})
+    with pytest.raises(TrainingError, match="image train/0007 has label 4, of 4 classes; run"):
+        train(tmp_path)
+
+
+def test_train_tail_on_a_full_disk_keeps_the_checkpoint_before_and_goes_on(pooled, trained):
+    with mounted(pooled / "runs", "size=200k") as disk:  # room for two checkpoints, not for three
+        with pytest.raises(ShardError, match=r"npz: cannot be written: No space left on device"):
+            train(pooled)
+        store = Store.of(disk / "avg_pool", "topology")
+        assert checkpoints.load(store.path(store.kept().latest))
+        assert not list(disk.rglob("*.tmp"))
+        remount(disk, "size=64m")
+        train(pooled)
+        found = tree(disk / "avg_pool" / "checkpoints")
+    assert found == tree(trained[0] / "runs" / "avg_pool" / "checkpoints")
+
+
+def test_train_tail_run_of_an_earlier_version_raises_and_overwrite_replaces_it(pooled):
+    run_dir = pooled / "runs" / "avg_pool"
+    run_dir.mkdir(parents=True)
+    (run_dir / "run.json").write_text('{"format_version": 1, "fingerprint": {}}')
+    with pytest.raises(
+        ManifestError, match=r"format version 1, this program reads 2; restore it, or tr"
+    ):
+        train(pooled)
+    assert train(pooled, overwrite=True)["num_steps"] > 0
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 2}'])
+def test_train_tail_run_that_cannot_be_read_raises_and_overwrite_replaces_it(pooled, text):
+    run_dir = pooled / "runs" / "avg_pool"
+    run_dir.mkdir(parents=True)
+    (run_dir / "run.json").write_text(text)
+    with pytest.raises(ManifestError, match=r"run\.json: .*restore it, or train the run again"):
+        train(pooled)
+    assert train(pooled, overwrite=True)["num_steps"] > 0
+
+
+@pytest.mark.parametrize("name", ["latest.json", "a/b", "..", "a\nb", " a"])
+def test_train_tail_name_that_is_no_plain_one_raises(name):
+    with pytest.raises(ValueError, match="not a plain name"):
+        TrainTailConfig(run=name)
+
+
+def test_train_tail_finished_run_without_its_pointer_makes_it_anew(pooled):
+    summary = train(pooled)
+    before = tree(pooled / "runs" / "avg_pool" / "checkpoints")
+    pointer = Store.of(pooled / "runs" / "avg_pool", "topology").folder / "latest.json"
+    pointer.write_text("{")
+    with pytest.raises(ManifestError, match=r"latest\.json: .*; begin the training again"):
+        evaluate.run(pooled, EvalConfig(), 0, Silent())
+    again = train(pooled)
+    times = ("images_per_s", "data_wait", "seconds")
+    assert {**again, **dict.fromkeys(times)} == {**summary, **dict.fromkeys(times)}
+    assert Store.of(pooled / "runs" / "avg_pool", "topology").best.exists()
+    assert tree(pooled / "runs" / "avg_pool" / "checkpoints").keys() <= before.keys()
 
 
 def test_train_tail_unknown_branch_raises(pooled):
@@ -245,7 +351,8 @@ def test_train_tail_pretrained_on_other_classes_raises_before_any_step(pooled, s
 
 def test_train_tail_huge_learning_rate_raises_and_keeps_a_good_checkpoint(pooled):
     with pytest.raises(
-        TrainingError, match=r"lower --learning-rate .*last good checkpoint is kept"
+        TrainingError,
+        match=r"at step \d.* last good checkpoint is kept; give a lower --learning-rate",
     ):
         train(pooled, learning_rate=1e38, eval_every=1)
     weights = best(pooled, "avg_pool")

@@ -1,18 +1,22 @@
 """history.jsonl: a line per evaluation, cut back to the checkpoint when a run goes on.
 
-The models of a run are trained one after the other, so each has its lines in one stretch.
+The models of a run are trained one after the other, so each has its lines in one stretch. What a
+clock says is in timings.jsonl, which is never cut: the same run gives the same history every time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ShardError
+from pipelines.errors import ManifestError, ShardError
 from pipelines.storage import atomic
+
+TIMINGS = "timings.jsonl"
 
 
 class History:
@@ -29,27 +33,36 @@ class History:
         self._tensorboard_dir = tensorboard_dir
         self._writers: dict[str, Any] = {}
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        self._lines = text.split("\n")[:-1]  # what a kill cut short has no end of line
+        # What a kill cut short has no end of line.
+        self._lines = [(line, self._read(line)) for line in text.split("\n")[:-1]]
 
-    def length(self, model: str) -> int:
-        """Return how many evaluations of a model there are."""
-        return sum(json.loads(line)["model"] == model for line in self._lines)
+    def _read(self, line: str) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+            if value["model"]:
+                return dict(value)
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise ManifestError(
+            f"{self._path}: damaged: {line[:60]!r} is no evaluation; restore it, or delete "
+            f"{self._path.parent} and train it again"
+        )
 
     def cut(self, model: str, length: int) -> None:
         """Drop a model's lines behind its first `length`, which the replayed steps write again."""
         kept = []
-        for line in self._lines:
-            if json.loads(line)["model"] == model:
+        for line, evaluation in self._lines:
+            if evaluation["model"] == model:
                 length -= 1
                 if length < 0:
                     continue
-            kept.append(line)
+            kept.append((line, evaluation))
         self._lines = kept
-        atomic.write_bytes(self._path, "".join(f"{line}\n" for line in self._lines).encode())
+        atomic.write_bytes(self._path, "".join(f"{line}\n" for line, _ in kept).encode())
         self.close()
         shutil.rmtree(self._tensorboard_dir, ignore_errors=True)
-        for line in self._lines:
-            self._to_tensorboard(json.loads(line))
+        for _, evaluation in kept:
+            self._to_tensorboard(evaluation)
 
     def append(self, evaluation: dict[str, Any]) -> None:
         """Write one evaluation durably."""
@@ -64,9 +77,14 @@ class History:
                 f"{self._path}: cannot be written: {error.strerror}; mend that and run again: "
                 "the last checkpoint is kept"
             ) from error
-        self._lines.append(line)
+        self._lines.append((line, evaluation))
         self._to_tensorboard(evaluation)
         self._writers[evaluation["model"]].flush()
+
+    def note(self, timing: dict[str, Any]) -> None:
+        """Write a line of timings.jsonl, if the disk lets it."""
+        with contextlib.suppress(OSError), self._path.with_name(TIMINGS).open("a") as file:
+            file.write(json.dumps(timing, allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Flush and close the TensorBoard files."""

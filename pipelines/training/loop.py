@@ -1,316 +1,255 @@
-"""Training one model of a run from the cache, resumable at every evaluation.
-
-Everything that decides the next step (weights, optimiser, step, plateau, length of the history) is
-in the last checkpoint; the order of the images is a pure function of (seed, epoch, step). A run
-that was killed replays the steps since then and ends with the same weights.
-"""
+"""Training models side by side on one reading of the cache, resumable at any moment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pipelines.analysis import metrics
-from pipelines.errors import TrainingError
-from pipelines.networks.topology import Topology
-from pipelines.storage.batches import FeatureReader
-from pipelines.training import checkpoints, feeds
-from pipelines.training.feeds import Feed
-from pipelines.training.history import History
-from pipelines.training.schedule import MAX_EVAL_STEPS, Plateau
-
-_OPTIMIZER = "optimizer/"
+from pipelines.errors import DivergedError, TrainingError
+from pipelines.execution.replicas import Replicas
+from pipelines.execution.threads import ahead
+from pipelines.progress import Progress
+from pipelines.training import judging
+from pipelines.training.clock import Clock
+from pipelines.training.feeds import Fed, Feed
+from pipelines.training.trainee import Trainee
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What one training is run with.
+class Budget:
+    """What models that are trained side by side have in common.
 
     Attributes:
         epochs: most passes over the train split.
-        batch_size: images a step.
-        learning_rate: constant.
-        eval_every: steps between evaluations; 0 for 2,000 or one epoch, the shorter.
-        patience: epochs without a better validation accuracy that end it.
+        batch_size: images a step, over all devices.
+        eval_every: steps between evaluations.
         seed: of the order.
     """
 
     epochs: int
     batch_size: int
-    learning_rate: float
     eval_every: int
-    patience: int
     seed: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended.
+    """How the training of a model ended.
 
     Attributes:
         num_steps: steps taken.
         best_val_top1: accuracy of the best checkpoint on val, 0..1.
+        images_per_s: in the steps of this start; 0 where there were none.
+        data_wait: share of their time that they waited for batches.
+        diverged: why the model left the training; its last good checkpoint is kept.
     """
 
     num_steps: int
     best_val_top1: float
+    images_per_s: float = 0.0
+    data_wait: float = 0.0
+    diverged: DivergedError | None = None
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """How a model does on one split.
-
-    Attributes:
-        loss: mean cross entropy in nats.
-        top1: accuracy, 0..1.
-        top5: the same within the five highest; None at five classes or fewer.
-    """
-
-    loss: float
-    top1: float
-    top5: float | None
+# Opened while models are in training; gives a function that tells whether to stop.
+Watch = Callable[[], AbstractContextManager[Callable[[], bool]]]
 
 
-@dataclass(frozen=True)
-class Paths:
-    """Where one model's checkpoints are."""
-
-    last: Path
-    best: Path
-
-    @classmethod
-    def of(cls, run_dir: Path, model: str) -> Paths:
-        """Return the paths of a run's model, "topology" or "default"."""
-        folder = run_dir / "checkpoints"
-        return cls(folder / f"{model}-last.npz", folder / f"{model}-best.npz")
+def never() -> AbstractContextManager[Callable[[], bool]]:
+    """Watch for nothing."""
+    return nullcontext(lambda: False)
 
 
-@dataclass
-class _State:
-    step: int
-    plateau: Plateau
-    is_finished: bool
-    history_length: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "best_val_top1": self.plateau.best,
-            "best_step": self.plateau.best_step,
-            "is_finished": self.is_finished,
-            "history_length": self.history_length,
-        }
+class StoppedError(Exception):
+    """A training was asked to stop, and is saved."""
 
 
 class Trainer:
-    """Trains one model of a run."""
+    """Trains models side by side; one that diverges leaves, and the others go on."""
 
     def __init__(
         self,
-        name: str,
-        topology: Topology,
-        train: FeatureReader,
-        val: FeatureReader,
-        settings: Settings,
-        paths: Paths,
-        history: History,
-        feed: Feed | None = None,
-        check: Callable[[], None] = lambda: None,
+        trainees: Sequence[Trainee],
+        train: Feed,
+        val: Feed,
+        budget: Budget,
+        replicas: Replicas,
+        watch: Watch = never,
     ) -> None:
         """Prepare a training; nothing is written yet.
 
         Args:
-            name: "topology" or "default", as it stands in the history.
-            topology: the model, as it starts.
+            trainees: the models; they take the same batches and are judged at the same steps.
             train: images to learn from.
             val: images to select the best checkpoint on.
-            settings: what it is run with.
-            paths: of the checkpoints.
-            history: where evaluations are written.
-            feed: how batches of `train` reach the step; dense ones where none is given.
-            check: called before each write; raises where the run is another process's by now.
+            budget: what they have in common.
+            replicas: the devices.
+            watch: asked behind each step and each batch of an evaluation whether to stop.
         """
-        import keras
+        self._trainees, self._train, self._val = list(trainees), train, val
+        self._budget, self._replicas, self._watch = budget, replicas, watch
+        self._is_to_stop: Callable[[], bool] = lambda: False
+        self.steps_per_epoch = train.reader.num_steps(budget.batch_size)
+        self._num_steps = budget.epochs * self.steps_per_epoch
+        self._clock = Clock()
 
-        self._name, self._topology = name, topology
-        self._train, self._val = train, val
-        self._settings, self._paths, self._history = settings, paths, history
-        self._feed = feed or feeds.dense(train)
-        self._check = check
-        self._optimizer = keras.optimizers.SGD(settings.learning_rate)
-        self._optimizer.build(topology.trainable_variables)
-        self._step_function = _compile_step(topology, self._optimizer, self._feed)
-        self._logits = compile_logits(topology)
-        self.steps_per_epoch = train.num_steps(settings.batch_size)
-        self._eval_every = settings.eval_every or min(MAX_EVAL_STEPS, self.steps_per_epoch)
-        patience_steps = settings.patience * self.steps_per_epoch
-        self._state = _State(0, Plateau(patience_steps), False, 0)
-
-    def run(self, on_start: Callable[[int], None], on_step: Callable[[], None]) -> Outcome:
-        """Train until the plateau or the last epoch, from the last checkpoint on.
+    def run(self, what: str, progress: Progress) -> list[Outcome]:
+        """Train until plateau or last epoch, each model from its own last checkpoint on.
 
         Args:
-            on_start: told the step from which this start goes on.
-            on_step: called after each step.
+            what: name of the bar.
+            progress: told about steps and evaluations.
 
         Raises:
-            TrainingError: the loss is not a finite number, or a checkpoint is damaged.
+            TrainingError: no checkpoint can be read.
+            StoppedError: as asked; everything is saved.
         """
-        if self._paths.last.exists():
-            self._restore()
-        self._check()
-        self._history.cut(self._name, self._state.history_length)
-        if self._state.is_finished:
-            return Outcome(self._state.step, self._state.plateau.best)
-        on_start(self._state.step)
-        if not self._paths.last.exists():
-            self._evaluate([], [])
-        num_steps = self._settings.epochs * self.steps_per_epoch
-        losses: list[float] = []
-        hits: list[float] = []
-        for arrays in self._batches():
-            loss, top1 = self._step_function(*arrays)
-            losses.append(float(loss))
-            hits.append(float(top1))
-            self._state.step += 1
-            if not np.isfinite(losses[-1]):
-                raise TrainingError(
-                    f"the loss of {self._name} is {losses[-1]} at step {self._state.step}; "
-                    "lower --learning-rate (the last good checkpoint is kept)"
-                )
-            on_step()
-            is_last = self._state.step == num_steps
-            if self._state.step % self._eval_every == 0 or is_last:
-                self._state.is_finished = is_last
-                self._evaluate(losses, hits)
-                losses, hits = [], []
-            if self._state.is_finished:
-                break
-        return Outcome(self._state.step, self._state.plateau.best)
+        for trainee in self._trainees:
+            trainee.restore()
+        self._check_hosts()
+        with self._watch() as self._is_to_stop:
+            try:
+                self._train_all(what, progress)
+            finally:
+                progress.close()  # a plateau ends the bar, too
+        return [
+            Outcome(
+                trainee.state.step,
+                trainee.state.plateau.best,
+                self._clock.images_per_s,
+                self._clock.data_wait,
+                trainee.diverged,
+            )
+            for trainee in self._trainees
+        ]
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, ...]]:
-        size = self._settings.batch_size
-        first_epoch, first_step = divmod(self._state.step, self.steps_per_epoch)
-        for epoch in range(first_epoch, self._settings.epochs):
-            start = first_step if epoch == first_epoch else 0
-            yield from self._feed.epoch(size, self._settings.seed, epoch, start)
+    @property
+    def _active(self) -> list[Trainee]:
+        return [trainee for trainee in self._trainees if trainee.is_active]
 
-    def _evaluate(self, losses: list[float], hits: list[float]) -> None:
-        """Judge the model on val, write the history's line and the checkpoints."""
-        state = self._state
-        try:
-            evaluation = evaluate(self._logits, self._val, self._settings.batch_size)
-        except FloatingPointError as error:
+    def _train_all(self, what: str, progress: Progress) -> None:
+        self._judge(progress)
+        if self._active:
+            first = min(trainee.state.step for trainee in self._active)
+            progress.start(what, self._num_steps, "step", first)
+            self._clock.resume()
+            # One ahead of the reader's own, so that an epoch begins while the last one ends.
+            batches = ahead(self._batches(first), 1)
+            for step, fed in enumerate(self._clock.timed(batches), first):
+                taking = [trainee for trainee in self._active if trainee.state.step == step]
+                for trainee in taking:
+                    trainee.take(fed)
+                self._clock.count(fed.num_images)
+                if step == first:
+                    self._clock.restart()
+                progress.show(self._shown(taking))
+                progress.advance(1)
+                if self._is_to_stop():
+                    self._stop()
+                self._judge(progress)
+                if not self._active:
+                    break
+
+    def _check_hosts(self) -> None:
+        """Check that all hosts read the same checkpoints, before they wait for each other."""
+        steps = np.array([trainee.state.step for trainee in self._trainees], np.float64)
+        if not np.array_equal(self._replicas.total(steps), steps * self._replicas.hosts.num):
             raise TrainingError(
-                f"{self._name} at step {state.step}: {error}; "
-                "lower --learning-rate (the last good checkpoint is kept)"
-            ) from error
-        is_better = state.plateau.is_better(evaluation.top1)
-        state.plateau = state.plateau.after(state.step, evaluation.top1)
-        state.is_finished = state.is_finished or state.plateau.is_over(state.step)
-        self._check()
-        self._history.append(
-            {
-                "model": self._name,
-                "step": state.step,
-                "epoch": round(state.step / self.steps_per_epoch, 6),
-                "learning_rate": self._settings.learning_rate,
-                "train_loss": float(np.mean(losses)) if losses else None,
-                "train_top1": float(np.mean(hits)) if hits else None,
-                "val_loss": evaluation.loss,
-                "val_top1": evaluation.top1,
-                "val_top5": evaluation.top5,
-            }
+                f"the hosts in TF_CONFIG go on from other checkpoints (here step {steps[0]:.0f}); "
+                "all of them have to see the same workspace"
+            )
+
+    def _batches(self, first: int) -> Iterator[Fed]:
+        size, seed = self._budget.batch_size, self._budget.seed
+        first_epoch, first_step = divmod(first, self.steps_per_epoch)
+        for epoch in range(first_epoch, self._budget.epochs):
+            start = first_step if epoch == first_epoch else 0
+            yield from self._train.epoch(size, seed, epoch, start)
+
+    def _is_due(self, trainee: Trainee) -> bool:
+        step, every = trainee.state.step, self._budget.eval_every
+        is_time = step % every == 0 or step == self._num_steps
+        return is_time and trainee.state.judged_step != step
+
+    def _judge(self, progress: Progress) -> None:
+        """Judge those that are due."""
+        begun_s = time.perf_counter()
+        due = [trainee for trainee in self._active if self._is_due(trainee) and trainee.settle()]
+        if not due:
+            return
+
+        def on_batch() -> None:
+            if self._is_to_stop():
+                self._stop()
+
+        evaluations = judging.evaluate(
+            [trainee.scores for trainee in due],
+            self._val,
+            self._budget.batch_size,
+            self._replicas,
+            on_batch,
         )
-        state.history_length = self._history.length(self._name)
-        if is_better:
-            self._check()
-            checkpoints.save(self._paths.best, self._topology.weights(), state.to_json())
-        optimizer = {
-            f"{_OPTIMIZER}{i:04d}": variable.numpy().copy()
-            for i, variable in enumerate(self._optimizer.variables)
-        }
-        weights = self._topology.weights()
-        self._check()
-        checkpoints.save(self._paths.last, {**weights, **optimizer}, state.to_json())
+        judged_s = time.perf_counter()
+        judged = []
+        for trainee, evaluation in zip(due, evaluations, strict=True):
+            epoch = trainee.state.step / self.steps_per_epoch
+            is_better = trainee.take_in(evaluation, epoch, self._num_steps)
+            if trainee.diverged:
+                continue
+            judged.append((trainee, evaluation, is_better))
+            trainee.log(
+                {
+                    "time": round(time.time(), 3),
+                    "num_devices": self._replicas.share.num,
+                    "images_per_s": round(self._clock.images_per_s, 2),
+                    "data_wait": round(self._clock.data_wait, 5),
+                    "judge_s": round(judged_s - begun_s, 3),
+                    "save_s": round(time.perf_counter() - judged_s, 3),
+                }
+            )
+        if judged:
+            progress.say(_said(judged, self.steps_per_epoch))
+        self._clock.resume()
 
-    def _restore(self) -> None:
-        arrays, value = checkpoints.load(self._paths.last)
-        self._topology.assign(arrays)
-        for i, variable in enumerate(self._optimizer.variables):
-            variable.assign(arrays[f"{_OPTIMIZER}{i:04d}"])
-        patience_steps = self._state.plateau.patience_steps
-        self._state = _State(
-            value["step"],
-            Plateau(patience_steps, value["best_val_top1"], value["best_step"]),
-            value["is_finished"],
-            value["history_length"],
-        )
+    def _stop(self) -> None:
+        for trainee in self._active:
+            trainee.save_unjudged()
+        if self._active:  # else the last of them has just turned out to have diverged
+            where = (f"{trainee.name} at step {trainee.state.step:,}" for trainee in self._active)
+            raise StoppedError(", ".join(where))
+
+    def _shown(self, taking: Sequence[Trainee]) -> str:
+        """Say beside the bar how it goes."""
+        losses = [t.last_loss for t in taking if t.last_loss is not None]
+        rates = [trainee.last_rate for trainee in taking]
+        parts = [
+            f"loss {_range(losses, '.4f')}" if losses else "",
+            f"lr {_range(rates, '.2g')}" if rates else "",
+        ]
+        if self._clock.num_images:
+            parts.append(f"{self._clock.images_per_s:,.0f} images/s")
+            parts.append(f"data wait {self._clock.data_wait:.1%}")
+        return ", ".join(filter(None, parts))
 
 
-def compile_logits(topology: Topology) -> Callable[[np.ndarray], Any]:
-    """Return a compiled forward pass: float32 (batch, branches, *shape) -> float32 logits."""
-    import tensorflow as tf
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"
 
-    # One trace for batches of every size, the smaller last one included.
-    return tf.function(
-        lambda features: topology.logits(features, False),
-        input_signature=[tf.TensorSpec((None, *topology.input_shape), tf.float32)],
-        autograph=False,
+
+def _said(judged: Sequence[tuple[Trainee, judging.Evaluation, bool]], steps_per_epoch: int) -> str:
+    """Say in one line how the models do, and which of several does best."""
+    first, found, is_better = judged[0]
+    at = f"step {first.state.step:,} (epoch {first.state.step / steps_per_epoch:.2f})"
+    if len(judged) > 1:
+        top1s = [evaluation.top1 for _, evaluation, _ in judged]
+        best = judged[top1s.index(max(top1s))][0].name
+        return f"{at}, {len(judged)} models: val top-1 {_range(top1s, '.2%')} ({best})"
+    top5 = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
+    return f"{first.name}, {at}: val top-1 {found.top1:.2%}{top5}, loss {found.loss:.4f}" + (
+        ", best so far" if is_better else ""
     )
-
-
-def evaluate(
-    logits_of: Callable[[np.ndarray], Any], reader: FeatureReader, batch_size: int
-) -> Evaluation:
-    """Judge a model on all images of a split.
-
-    Raises:
-        FloatingPointError: a score is not finite.
-    """
-    ranks, loss_sum, num_classes = [], 0.0, 0
-    for batch in reader.in_order(batch_size):
-        logits = logits_of(batch.features).numpy()
-        if not np.isfinite(logits).all():
-            raise FloatingPointError("a score is not a finite number")
-        ranks.append(metrics.label_ranks(logits, batch.labels))
-        loss_sum += float(_cross_entropy(logits, batch.labels).sum())
-        num_classes = logits.shape[1]
-    every = np.concatenate(ranks)
-    return Evaluation(
-        loss_sum / len(every),
-        metrics.top_k_accuracy(every, 1),
-        metrics.top5_or_none(every, num_classes),
-    )
-
-
-def _compile_step(topology: Topology, optimizer: Any, feed: Feed) -> Callable[..., Any]:
-    import tensorflow as tf
-
-    variables = topology.trainable_variables
-
-    signature = [*feed.signature, tf.TensorSpec((None,), tf.int32)]
-
-    @tf.function(input_signature=signature, autograph=False)
-    def step(*arrays: Any) -> tuple[Any, Any]:
-        features, labels = feed.unpack(*arrays[:-1]), arrays[-1]
-        with tf.GradientTape() as tape:
-            logits = topology.logits(features, True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        optimizer.apply(gradients, variables)
-        hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
-        return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
-
-    return step
-
-
-def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return float64 (batch,) losses in nats from float32 (batch, classes) logits."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    return log_sum - shifted[np.arange(len(labels)), labels]

@@ -1,0 +1,236 @@
+"""Block by block: one run a block, each from the best of the one before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from caches import lite0, make_cache
+from commands import invoke, the_error
+from processes import bottleneck, kill_when, tree
+
+from pipelines import runs, train_tail
+from pipelines.config import TrainTailConfig
+from pipelines.errors import ConfigError, ManifestError
+from pipelines.progress import Silent
+from pipelines.training import chain, checkpoints
+from pipelines.training.checkpoints import Store
+
+SHAPES = {"avg_pool": (1280,), "block6d_add": (7, 7, 192)}
+ROWS = {"train": 10, "val": 6, "test": 4}
+FLAGS = ("--blocks", "2", "--batch-size", "5", "--epochs", "2", "--eval-every", "1")
+NAMES = ["blocks-1-FC", "blocks-2-top_activation"]
+
+
+def train(workspace, progress=None, **settings):
+    config = TrainTailConfig(**{"batch_size": 5, "epochs": 1, "blocks": 2, **settings})
+    return train_tail.run(workspace, workspace / "features", config, 0, progress or Silent())
+
+
+def make_workspace(folder, shapes=SHAPES):
+    (folder / "bottleneck.toml").write_text("")
+    for node, shape in shapes.items():
+        make_cache(folder / "features" / node, lite0(), shape, rows=ROWS)
+    return folder
+
+
+def content(workspace):
+    """Everything that the runs left but what a clock wrote."""
+    files = tree(workspace / "runs", (".lock", "timings.jsonl"))
+    return {name: data for name, data in files.items() if "/tensorboard/" not in name}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workspace with a finished chain of two blocks; not to be changed."""
+    workspace = make_workspace(tmp_path_factory.mktemp("trained"))
+    result = bottleneck(workspace, "train-tail", *FLAGS, "--json")
+    assert result.returncode == 0, result.stderr
+    return workspace, json.loads(result.stdout), result.stderr
+
+
+def test_blocks_train_a_run_each_from_the_end_of_the_network(trained):
+    workspace, summary, _ = trained
+    assert [run["run"] for run in summary["runs"]] == NAMES
+    assert [run["node"] for run in summary["runs"]] == list(SHAPES)
+    assert [runs.read(workspace, name).block_number for name in NAMES] == [1, 2]
+    assert summary["run"] == runs.latest(workspace) == NAMES[1]
+
+
+def test_blocks_learn_at_a_tenth_of_the_rate_of_the_one_before(trained):
+    for number, name in enumerate(NAMES):
+        text = (trained[0] / "runs" / name / "history.jsonl").read_text(encoding="utf-8")
+        rates = [json.loads(line)["learning_rate"] for line in text.splitlines()]
+        assert rates == pytest.approx([0.01 / 10**number] * len(rates), rel=1e-12)
+
+
+def test_blocks_start_from_the_best_of_the_one_before(trained):
+    workspace = trained[0]
+    for model in ("topology", "default"):
+        parent = Store.of(workspace / "runs" / NAMES[0], model).best
+        made_from = runs.read(workspace, NAMES[1]).fingerprint["start_from"]
+        assert made_from["run"] == NAMES[0]
+        assert made_from[model] == checkpoints.sha256(parent)
+
+
+def test_blocks_tell_which_is_trained_from_which_cache(trained):
+    assert "block FC, from the cache of avg_pool: run blocks-1-FC" in trained[2]
+    assert "block top_activation, from the cache of block6d_add: run" in trained[2]
+    assert "topology: 2 of 22 weight arrays from run blocks-1-FC" in trained[2]
+
+
+def test_blocks_are_what_runs_that_start_from_each_other_are(trained, tmp_path):
+    workspace = make_workspace(tmp_path)
+    common = {"blocks": 0, "epochs": 2, "eval_every": "1"}
+    train(workspace, node="avg_pool", run=NAMES[0], **common)
+    train(workspace, node="block6d_add", run=NAMES[1], start_from=NAMES[0], **common)
+    for name in NAMES:
+        for model in ("topology", "default"):
+            found = Store.of(workspace / "runs" / name, model).best.read_bytes()
+            assert found == Store.of(trained[0] / "runs" / name, model).best.read_bytes()
+
+
+@pytest.mark.slow
+def test_blocks_killed_again_and_again_end_with_the_same_bytes(trained, tmp_path):
+    workspace = make_workspace(tmp_path)
+    histories = [workspace / "runs" / name / "history.jsonl" for name in NAMES]
+
+    def num_evaluations():
+        return sum(len(path.read_bytes().splitlines()) for path in histories if path.exists())
+
+    # In the first block, between the two, in the second one.
+    for moment in (3, 11, 18):
+        kill_when(lambda at=moment: num_evaluations() >= at, workspace, "train-tail", *FLAGS)
+        assert not (workspace / "runs" / NAMES[1] / "summary.json").exists()
+    result = bottleneck(workspace, "train-tail", *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert content(workspace) == content(trained[0])
+
+
+def test_blocks_again_have_nothing_to_do(trained):
+    before = tree(trained[0] / "runs")
+    result = invoke("train-tail", "-C", trained[0], *FLAGS)
+    assert "nothing to do: run blocks-1-FC is trained" in result.stderr
+    assert result.stdout.splitlines()[0].split()[:3] == ["run", "node", "steps"]
+    assert tree(trained[0] / "runs") == before
+
+
+def test_blocks_whose_caches_are_missing_name_the_one_command_that_makes_them(tmp_path):
+    workspace = make_workspace(tmp_path, {"avg_pool": (1280,)})
+    with pytest.raises(
+        ManifestError,
+        match=r"no whole cache of block6d_add, block6c_add; run "
+        r"`bottleneck extract --node block6d_add --node block6c_add`, or give --extract here",
+    ):
+        train(workspace, blocks=3)
+    assert not (workspace / "runs").exists()
+
+
+def test_blocks_with_a_cache_cut_short_count_it_as_missing(tmp_path):
+    workspace = make_workspace(tmp_path)
+    (workspace / "features" / "block6d_add" / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match="no whole cache of block6d_add; run `bottleneck extr"):
+        train(workspace)
+
+
+def test_blocks_without_any_cache_take_the_network_of_the_settings(tmp_path):
+    (tmp_path / "bottleneck.toml").write_text("[extract]\nbackbone = 'efficientnet_lite0'\n")
+    error = the_error(invoke("train-tail", "-C", tmp_path, "--blocks", "1"))
+    assert "no whole cache of avg_pool; run `bottleneck extract --node avg_pool`" in error
+
+
+def test_blocks_with_extract_make_what_is_missing(extracted, tmp_path):
+    workspace = tmp_path / "workspace"
+    shutil.copytree(extracted.path, workspace)
+    shutil.rmtree(workspace / "features" / "block7a_expand_activation")
+    (workspace / "bottleneck.toml").write_text(
+        "[extract]\nbackbone = 'efficientnet_lite0'\ndtype = 'float32'\nworkers = 1\n"
+    )
+    flags = ("--blocks", "2", "--extract", "--batch-size", "8", "--epochs", "1")
+    result = bottleneck(workspace, "train-tail", *flags)
+    assert result.returncode == 0, result.stderr
+    assert (workspace / "features" / "block6d_add" / "manifest.json").exists()
+    assert (workspace / "runs" / NAMES[1] / "summary.json").exists()
+    assert "extract: 40 images" in result.stderr
+
+
+def test_blocks_of_caches_with_other_images_raise(tmp_path):
+    workspace = make_workspace(tmp_path)
+    make_cache(workspace / "features" / "block6c_add", lite0(), (7, 7, 192), rows={"train": 9})
+    with pytest.raises(ManifestError, match="made with other number of train images than"):
+        train(workspace, blocks=3)
+
+
+def test_blocks_of_caches_with_other_weights_raise(tmp_path):
+    workspace = make_workspace(tmp_path)
+    other = dataclasses.replace(lite0(), weights_sha256="0" * 64)
+    make_cache(workspace / "features" / "block6c_add", other, (7, 7, 192), rows=ROWS)
+    with pytest.raises(ManifestError, match="made with other weights than"):
+        train(workspace, blocks=3)
+
+
+def test_blocks_more_than_the_network_has_raise_saying_how_many(tmp_path):
+    workspace = make_workspace(tmp_path, {"avg_pool": (1280,)})
+    with pytest.raises(ConfigError, match=r"blocks 99: efficientnet_lite0 has \d+ that can read"):
+        train(workspace, blocks=99)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--blocks", "2", "--node", "avg_pool"], "--blocks and --node: leave out one of them"),
+        (["--blocks", "2", "--sweep", "cuts=0,1"], "--blocks and --sweep: leave out one of them"),
+        (["--blocks", "2", "--start-from", "x"], "--blocks and --start-from: leave out one"),
+        (["--extract"], "--extract: goes with --blocks alone"),
+    ],
+)
+def test_blocks_beside_what_they_exclude_raise(tmp_path, flags, words):
+    (tmp_path / "bottleneck.toml").write_text("")
+    assert words in the_error(invoke("train-tail", "-C", tmp_path, *flags), 2)
+
+
+def test_plan_of_inception_v3_is_the_thesis():
+    links = chain.plan("inception_v3", 4, "")
+    assert [(link.block, link.node) for link in links] == [
+        ("FC", "avg_pool"),
+        ("mixed_10", "mixed_9"),
+        ("mixed_9", "mixed_8"),
+        ("mixed_8", "mixed_7"),
+    ]
+    assert [link.run for link in links] == [
+        *("blocks-1-FC", "blocks-2-mixed_10", "blocks-3-mixed_9", "blocks-4-mixed_8")
+    ]
+    assert [link.start_from for link in links] == ["", *(link.run for link in links[:3])]
+
+
+def test_plan_takes_the_name_that_is_given():
+    assert [link.run for link in chain.plan("efficientnet_lite0", 1, "mine")] == ["mine-1-FC"]
+
+
+def recipe(**settings):
+    return TrainTailConfig(recipe="thesis", **settings)
+
+
+def test_recipe_sets_what_the_thesis_did():
+    config = recipe()
+    assert (config.blocks, config.epochs, config.batch_size) == (4, 20, 100)
+    assert (config.learning_rate, config.eval_every, config.patience) == (0.01, "2000", 1)
+    assert (config.gradients, config.head_init, config.fusion) == ("original", "random", "concat")
+    assert (config.default, config.momentum, config.cuts) == ("pretrained", 0.0, 0)
+
+
+def test_recipe_is_beaten_by_what_is_given_beside_it():
+    assert recipe(epochs=3).epochs == 3
+    for beside in ({"node": "avg_pool"}, {"sweep": ("cuts=0,1",)}, {"start_from": "first"}):
+        assert recipe(**beside).blocks == 0
+
+
+def test_recipe_flag_beats_the_file_and_is_beaten_by_flags():
+    from pipelines import workspace
+
+    content = {"train-tail": {"epochs": 5, "momentum": 0.9, "run": "mine"}}
+    flags = {"recipe": "thesis", "momentum": "0.5", "epochs": None}
+    config = workspace.table(content, "train-tail", flags)
+    assert (config.epochs, config.momentum, config.run) == (20, 0.5, "mine")
