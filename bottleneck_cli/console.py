@@ -14,6 +14,7 @@ import click
 from tqdm import tqdm
 
 _LINE_EVERY_S = 5.0
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 _COLUMNS, _ROWS = 80, 24  # of a terminal that does not know its size; tqdm would show nothing
 
 
@@ -29,6 +30,8 @@ class Console:
         self.verbosity = verbosity
         self.json_output = json_output
         self._bar: tqdm[Any] | None = None
+        self._below: tqdm[Any] | None = None
+        self._size: dict[str, Any] = {}
         self._lines: _Lines | None = None
         _send_logs_to(self, verbosity)
 
@@ -38,26 +41,37 @@ class Console:
         if self.verbosity < 0 or done >= total:
             return
         if sys.stderr.isatty():
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            if os.get_terminal_size(sys.stderr.fileno()).columns:
+                self._size = {"dynamic_ncols": True}
+            else:
+                self._size = {"ncols": _COLUMNS, "nrows": _ROWS}
             self._bar = tqdm(
                 total=total,
                 initial=done,
                 desc=what,
                 unit=f" {unit}s",
                 smoothing=0.1,
-                dynamic_ncols=columns > 0,
-                ncols=None if columns else _COLUMNS,
-                nrows=None if columns else _ROWS,
+                bar_format=_BAR,
+                **self._size,
             )
         else:
             self._lines = _Lines(what, total, unit, done)
 
     def advance(self, count: int) -> None:
         """Count units as done."""
-        if self._bar is not None:
-            self._bar.update(count)
+        if self._bar is not None and self._bar.update(count) and self._below is not None:
+            self._below.refresh()
         if self._lines is not None:
             self._lines.advance(count)
+
+    def show(self, text: str) -> None:
+        """Show how the work goes, in a line below the bar, which has no room for it."""
+        if self._bar is not None:
+            if self._below is None:
+                self._below = tqdm(bar_format="  {desc}", position=1, leave=False, **self._size)
+            self._below.set_description_str(text, refresh=False)
+        if self._lines is not None:
+            self._lines.shown = text
 
     def say(self, text: str) -> None:
         """Tell something in one line, above the bar."""
@@ -73,10 +87,11 @@ class Console:
             click.echo(text, err=True)
 
     def close(self) -> None:
-        """End the bar that is running."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = self._lines = None
+        """End the bar that is running, wherever it is."""
+        for bar in (self._below, self._bar):
+            if bar is not None:
+                bar.close()
+        self._below = self._bar = self._lines = None
 
     def emit(self, summary: Mapping[str, Any], lines: Sequence[str]) -> None:
         """Print the result: one JSON object on one line, or the lines."""
@@ -95,6 +110,7 @@ class _Lines:
         self._what, self._total, self._unit = what, total, unit
         self._done = self._first = done
         self._started = self._printed = time.monotonic()
+        self.shown = ""
 
     def advance(self, count: int) -> None:
         self._done += count
@@ -106,7 +122,8 @@ class _Lines:
         left_s = (self._total - self._done) / max(1e-9, rate)
         click.echo(
             f"{self._what}: {self._done}/{self._total} {self._unit}s, "
-            f"{rate:.1f} {self._unit}s/s, {tqdm.format_interval(left_s)} left",
+            f"{rate:.1f} {self._unit}s/s, {tqdm.format_interval(left_s)} left"
+            + (f", {self.shown}" if self.shown else ""),
             err=True,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from bottleneck_cli import console, options, tables
@@ -22,6 +24,11 @@ def command(session: options.Session, config: ExtractConfig) -> None:
     Writes features/<node>/ in the workspace: for each image and branch the non-zero activations
     and their positions, or all of them where that is smaller. `bottleneck nodes` lists the nodes.
     """
+    session.console.emit(*run(session, config))
+
+
+def run(session: options.Session, config: ExtractConfig) -> tuple[dict[str, Any], list[str]]:
+    """Extract, and say in a few lines how it went."""
     from pipelines import extract as stage
 
     compress = workspace.table(session.content, "compress", {}) if config.on_the_fly else None
@@ -37,4 +44,4 @@ def command(session: options.Session, config: ExtractConfig) -> None:
             f"{console.size(node['size_bytes'])}"
         )
         lines += tables.extracted(node)
-    session.console.emit(summary, lines)
+    return summary, lines

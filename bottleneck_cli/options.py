@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from bottleneck_cli import logs
 from bottleneck_cli.console import Console
 from pipelines import workspace
 from pipelines.config import TABLES, GlobalConfig
+from pipelines.errors import ConfigError
+from pipelines.values import RunName
 
 Command = Callable[..., None]
 _GLOBALS = ("seed", "verbosity", "json")
-_LOGGED = ("compress", "extract", "train-tail", "eval")  # the commands that write results
+_LOGGED = ("compress", "extract", "train-tail", "eval", "export")  # the commands that write results
 _LOGS = "logs"
 
 
@@ -43,13 +46,15 @@ class Session:
 def stage(table: str) -> Callable[[Command], Command]:
     """Give a command the flags of its table and of all commands.
 
-    The command is called as `command(session, config)`.
+    The command is called as `command(session, config)`, with its arguments, if it has any, by name.
     """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def call(directory: Path, **flags: Any) -> None:
             global_flags = {name: flags.pop(name) for name in _GLOBALS}
+            fields = TABLES[table].model_fields
+            arguments = {name: flags.pop(name) for name in [*flags] if name not in fields}
             content = workspace.read_file(directory)
             session = open_session(directory, content, global_flags)
             given = {name: _from_here(name, value, table) for name, value in flags.items()}
@@ -59,7 +64,7 @@ def stage(table: str) -> Callable[[Command], Command]:
                     path = directory / _LOGS / _log_name(table, config)
                     stack.enter_context(logs.kept(path, workspace.settings_line(table, config)))
                 stack.callback(session.console.close)  # an error starts a line below the bar
-                command(session, config)
+                command(session, config, **arguments)
 
         wrapped: Command = call
         for name, field in reversed(TABLES[table].model_fields.items()):
@@ -124,6 +129,24 @@ def open_session(directory: Path, content: Mapping[str, Any], flags: Mapping[str
     return Session(
         directory.absolute(), content, config.seed, Console(config.verbosity, config.json_output)
     )
+
+
+def run_argument(command: Command) -> Command:
+    """Add the argument RUN, the name of a run."""
+    return click.argument("run", metavar="RUN", callback=_plain_name)(command)
+
+
+def _plain_name(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Let a name lead nowhere but to a folder of runs/."""
+    try:
+        name = TypeAdapter(RunName).validate_python(value)
+    except ValueError:
+        name = ""
+    if not name:
+        raise ConfigError(
+            f"RUN: {value!r} is no run's name; give the name of a folder in runs/", is_usage=True
+        )
+    return name
 
 
 def _log_name(table: str, config: Any) -> str:

@@ -36,6 +36,16 @@ def results(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def predictions(values: Mapping[str, Any]) -> list[str]:
+    """Return a line for each image that was predicted: its path, its likeliest classes."""
+    return [
+        f"{one['path']}: "
+        + ", ".join(f"{best['label']} {percent(best['probability'])}" for best in one["top"])
+        for one in values["predictions"]
+        if "top" in one
+    ]
+
+
 def shards(values: Mapping[str, Any]) -> str:
     """Return the line that sums up a stage which writes shards."""
     num_other = values["num_other_shards"]
@@ -118,6 +128,39 @@ def nodes(values: Mapping[str, Any]) -> list[str]:
     ]
     head = ["node", "shape", "numbers", "float32", "tail params", "tail MACs", "block behind it"]
     return columns(head, rows)
+
+
+def trained(values: Mapping[str, Any]) -> list[str]:
+    """Return the lines that sum up a training: of a run, of a chain of blocks, of a sweep."""
+    found = values.get("runs", [values])
+    swept = [name for name in found[0] if name not in values and name != "diverged_step"]
+    rows = [
+        [
+            run["run"],
+            *(run[name] for name in swept),
+            run["node"],
+            _steps(run),
+            percent(run["best_val_top1"]),
+            percent(run["default_best_val_top1"]),
+        ]
+        for run in found
+    ]
+    head = ["run", *swept, "node", "steps", "best val top-1", "default model"]
+    lines = columns(head, rows) if "runs" in values else []
+    rate, wait = values["images_per_s"], values["data_wait"]
+    pace = "" if rate is None else f", {rate:,.0f} images/s, data wait {percent(wait)}"
+    return [
+        *lines,
+        f"train-tail: run {values['run']} from node {values['node']}, "
+        f"{values['num_steps']:,} steps, best val top-1 {percent(values['best_val_top1'])}, "
+        f"default model {percent(values['default_best_val_top1'])}{pace}, "
+        f"{values['seconds']:.1f} s",
+    ]
+
+
+def _steps(run: Mapping[str, Any]) -> str:
+    diverged_step = run.get("diverged_step")
+    return f"{run['num_steps']:,}" if diverged_step is None else f"diverged at {diverged_step:,}"
 
 
 def stats(values: Mapping[str, Any]) -> list[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import click
 
-from bottleneck_cli import console, options
+from bottleneck_cli import extract, options, stopping, tables
+from pipelines import workspace
 from pipelines.config import TrainTailConfig
 
 _EXAMPLE = """\b
-Example:
+Examples:
   bottleneck train-tail --node avg_pool
   bottleneck train-tail --node mixed_9 --start-from avg_pool
+  bottleneck train-tail --blocks 4 --extract
+  bottleneck train-tail --node avg_pool --sweep learning_rate=0.1,0.03 --sweep fusion=concat,mean
 """
 
 
@@ -21,18 +24,30 @@ def command(session: options.Session, config: TrainTailConfig) -> None:
 
     All branches share one tail and are joined in front of the decision layer. The default model,
     the same tail on the original alone, is trained beside it, so that there is something fair to
-    compare with. Writes runs/<name>/: checkpoints, history.jsonl, TensorBoard files.
+    compare with. With --blocks one block after the other is trained, from the end of the network
+    towards the front. Writes runs/<name>/: checkpoints, history.jsonl, TensorBoard files and a
+    picture. Ctrl-C saves; the same command goes on.
     """
     from pipelines import train_tail as stage
 
     features_dir = options.features_dir(session, config.features_dir)
-    summary = stage.run(session.workspace_dir, features_dir, config, session.seed, session.console)
-    session.console.emit(
-        summary,
-        [
-            f"train-tail: run {summary['run']} from node {summary['node']}, "
-            f"{summary['num_steps']} steps, best val top-1 "
-            f"{console.percent(summary['best_val_top1'])}, default model "
-            f"{console.percent(summary['default_best_val_top1'])}, {summary['seconds']:.1f} s"
-        ],
+    network = workspace.table(session.content, "extract", {})
+    if config.extract:
+        missing = stage.missing_nodes(features_dir, config, network.backbone)
+        if missing:
+            summary, lines = extract.run(
+                session, network.model_copy(update={"node": tuple(missing)})
+            )
+            session.console.close()  # its bar, before anything is said below it
+            for line in lines:
+                session.console.say(line)
+    summary = stage.run(
+        session.workspace_dir,
+        features_dir,
+        config,
+        session.seed,
+        session.console,
+        stopping.watched,
+        network.backbone,
     )
+    session.console.emit(summary, tables.trained(summary))

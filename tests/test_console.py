@@ -34,6 +34,25 @@ shown.advance(2)
 shown.emit({}, ["the result"])
 """
 
+# Shows how it goes, says one thing, and has shown something else when it ends, by `end` or killed.
+TRAINING = """
+import os, sys, time
+from bottleneck_cli.console import Console
+shown = Console(verbosity=0, json_output=False)
+shown.start("train topology", 256200, "step", done=2)
+shown.show("loss 0.6312, lr 0.003")
+time.sleep(0.15)  # longer than a bar waits to be drawn again
+shown.advance(3)
+shown.say("topology, step 5 (epoch 1.00): val top-1 57.78%, loss 0.6747, the best so far")
+shown.show("loss 0.4123 to 0.5512, lr 0.001 to 0.1, 1,001 images/s, data wait 0.1%")
+time.sleep(0.15)
+shown.advance(2)
+if sys.argv[1:] == ["killed"]:
+    os._exit(0)
+shown.close()
+shown.say("topology: best val top-1 57.78%")
+"""
+
 
 @pytest.fixture(autouse=True)
 def logging_restored():
@@ -57,6 +76,44 @@ def on_a_terminal(*command: str | Path, size: tuple[int, int] = (24, 100), statu
             os.close(ours)
     assert process.returncode == status, output
     return output.decode()
+
+
+def screen(output: str, columns: int) -> list[str]:
+    """Return the lines that a terminal shows; none may be longer than it is wide."""
+    lines, row, column = [""], 0, 0
+    for part in re.split(r"(\r|\n|\x1b\[A)", output):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+            lines += [""] if row == len(lines) else []
+        elif part == "\x1b[A":
+            row -= 1
+        else:
+            assert "\x1b" not in part
+            assert column + len(part) <= columns, part
+            old = lines[row].ljust(column)
+            lines[row] = old[:column] + part + old[column + len(part) :]
+            column += len(part)
+    while not lines[-1].strip():
+        lines.pop()
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("size", [(24, 80), (24, 120), (0, 0)], ids=["80", "120", "unknown"])
+def test_console_on_a_terminal_shows_how_it_goes_below_the_bar(size):
+    command = [sys.executable, "-c", TRAINING, "killed"]
+    said, bar, below = screen(on_a_terminal(*command, size=size), size[1] or 80)
+    assert said == "topology, step 5 (epoch 1.00): val top-1 57.78%, loss 0.6747, the best so far"
+    assert re.fullmatch(
+        r"train topology:   0%\|[\W\d]*\| 7/256200 \[00:00<\S+, +[\d.]+ steps/s\]", bar
+    )
+    assert below == "  loss 0.4123 to 0.5512, lr 0.001 to 0.1, 1,001 images/s, data wait 0.1%"
+
+
+def test_console_on_a_terminal_leaves_a_bar_that_ends_and_nothing_below_it():
+    lines = screen(on_a_terminal(sys.executable, "-c", TRAINING, size=(24, 80)), 80)
+    assert [line[:14] for line in lines] == ["topology, step", "train topology", "topology: best"]
 
 
 @pytest.mark.parametrize("size", [(24, 100), (0, 0)], ids=["known size", "unknown size"])
@@ -108,6 +165,28 @@ def test_console_elsewhere_counts_rate_without_what_was_there_before(capsys, mon
     shown.start("extract", 1000, "image", done=500)
     shown.advance(50)
     assert capsys.readouterr().err == "extract: 550/1000 images, 5.0 images/s, 01:30 left\n"
+
+
+def test_console_elsewhere_shows_how_it_goes_behind_the_time_left(capsys, monkeypatch):
+    now = iter([100.0, 110.0])
+    monkeypatch.setattr(console, "_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    shown = Console(0, json_output=False)
+    shown.show("of nothing yet")
+    shown.start("train topology", 30, "step")
+    shown.show("loss 0.6, lr 0.003")
+    shown.show("loss 0.5, lr 0.003")
+    shown.advance(10)
+    line = "train topology: 10/30 steps, 1.0 steps/s, 00:20 left, loss 0.5, lr 0.003\n"
+    assert capsys.readouterr().err == line
+
+
+def test_console_quiet_shows_nothing_of_how_it_goes(capsys):
+    shown = Console(-1, json_output=False)
+    shown.start("train topology", 1, "step")
+    shown.show("loss 0.5")
+    shown.advance(1)
+    assert capsys.readouterr().err == ""
 
 
 def test_console_elsewhere_is_silent_between_lines_but_for_the_last(capsys):

@@ -15,9 +15,11 @@ from bottleneck_cli.main import main
 from pipelines.config import TABLES
 
 COMMANDS = [
-    *("init", "compress", "nodes", "extract", "train-tail", "eval"),
-    *("status", "stats", "verify", "demo"),
+    *("init", "compress", "nodes", "extract", "train-tail", "eval", "predict", "export"),
+    *("status", "runs", "stats", "verify", "demo"),
 ]
+# What a command is called with beside flags.
+ARGUMENTS = {"predict": {"run": "a", "images": "b.jpg"}, "export": {"run": "a"}}
 KEYS = [(table, name) for table, model in TABLES.items() for name in model.model_fields]
 # Key -> its value in the file, as a flag, and what the flag means; none is the default.
 VALUES: dict[str, tuple[str, list[str], Any]] = {
@@ -54,11 +56,25 @@ VALUES: dict[str, tuple[str, list[str], Any]] = {
     "learning_rate": ("0.1", ["0.7"], 0.7),
     "gradients": ("'original'", ["all"], "all"),
     "head_init": ("'random'", ["pretrained"], "pretrained"),
-    "eval_every": ("1", ["7"], 7),
+    "eval_every": ("100", ["0.5epochs"], "0.5epochs"),
     "patience": ("2", ["7"], 7),
     "expand": ("'host'", ["device"], "device"),
-    "memory_budget_mb": ("1", ["7"], 7),
+    "cache_memory": ("'1MB'", ["7GB"], 7_000_000_000),
+    "blocks": ("1", ["3"], 3),
+    "recipe": ("''", ["thesis"], "thesis"),
+    "sweep": ("['cuts=0,1']", ["momentum=0,0.9"], ("momentum=0,0.9",)),
+    "fusion": ("'mean'", ["gated"], "gated"),
+    "batch_norm": ("'stored'", ["batch"], "batch"),
+    "schedule": ("'constant'", ["cosine"], "cosine"),
+    "warmup": ("10", ["0.5epochs"], "0.5epochs"),
+    "cuts": ("1", ["2"], 2),
+    "momentum": ("0.5", ["0.9"], 0.9),
+    "weight_decay": ("0.5", ["0.01"], 0.01),
+    "label_smoothing": ("0.5", ["0.1"], 0.1),
     "split": ("'test'", ["val"], "val"),
+    "sort": ("'time'", ["top1"], "top1"),
+    "top": ("1", ["7"], 7),
+    "to": ("'x'", ["/exported"], "/exported"),
 }
 
 
@@ -115,7 +131,7 @@ def test_key_is_a_flag_of_its_command_with_the_same_help(table, name):
 def test_command_has_no_flag_without_a_key(table):
     common = {"directory", "seed", "json", "verbosity"}
     flags = {param.name for param in command_of(table).params}
-    assert flags == {*TABLES[table].model_fields, *common}
+    assert flags == {*TABLES[table].model_fields, *common, *ARGUMENTS.get(table, ())}
 
 
 @pytest.mark.parametrize(("table", "name"), KEYS)
@@ -211,14 +227,14 @@ def test_help_lists_the_flags_that_every_command_has(name):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_command_outside_a_workspace_is_a_usage_error(table, tmp_path):
-    message = the_error(invoke(table, "-C", tmp_path), status=2)
+    message = the_error(invoke(table, *ARGUMENTS.get(table, {}).values(), "-C", tmp_path), status=2)
     assert message.startswith(f"{tmp_path}: no bottleneck.toml here; run in a workspace, name one ")
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_command_with_a_wrong_file_fails_with_status_1(table, tmp_path):
     (tmp_path / "bottleneck.toml").write_text("[eval]\nsplit = 'train'\n")
-    message = the_error(invoke(table, "-C", tmp_path))
+    message = the_error(invoke(table, *ARGUMENTS.get(table, {}).values(), "-C", tmp_path))
     assert message == (
         f"{tmp_path}/bottleneck.toml: [eval] split: 'train' is not allowed; allowed: test or val"
     )
@@ -226,7 +242,10 @@ def test_command_with_a_wrong_file_fails_with_status_1(table, tmp_path):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_command_with_a_wrong_common_flag_is_a_usage_error(table, workspace_dir):
-    message = the_error(invoke(table, "-C", workspace_dir, "--seed", "x"), status=2)
+    message = the_error(
+        invoke(table, *ARGUMENTS.get(table, {}).values(), "-C", workspace_dir, "--seed", "x"),
+        status=2,
+    )
     assert message == "--seed: 'x' is not allowed; allowed: from 0 to 4294967295"
 
 
@@ -252,7 +271,9 @@ def test_extract_with_a_wrong_flag_is_a_usage_error(flag, value, allowed, worksp
 def test_share_that_is_not_there_is_a_usage_error(table, workspace_dir):
     flags = ("--num-tasks", "4", "--task-index", "4", "--images", workspace_dir)
     flags = flags if table == "compress" else flags[:4]
-    message = the_error(invoke(table, "-C", workspace_dir, *flags), status=2)
+    message = the_error(
+        invoke(table, *ARGUMENTS.get(table, {}).values(), "-C", workspace_dir, *flags), status=2
+    )
     assert message == "task-index 4: with --num-tasks 4 it is one of 0 to 3"
 
 
