@@ -1,33 +1,25 @@
 """Peak memory of each stage on a small and on a large set: it should hardly grow.
 
-Every stage runs as the real command in a process of its own, and the system says what that process
-and those that it started held at most (resident pages, the shared libraries of each included; added
-up, though they may not have been at their highest all at once). Training reads its cache from the
-disk (`--memory-budget-mb 0`).
-
-Linux only: the figures are those of /proc. Nothing heavy is imported here, for a process is counted
-before its `exec`, too, and that is this one's memory.
+Every stage runs as the real command in a process of its own (`peaks`). Training reads its cache
+from the disk (`--cache-memory 0`).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import peaks, report
+from pipelines.config import TrainTailConfig
 from pipelines.execution.threads import num_cores
 
 _STAGES = ("compress", "extract", "train-tail")
 _BACKBONE = "efficientnet_lite0"
 _TARGET = "at most 1.1"
-_PROGRAM = "from bottleneck_cli.main import main; main()"
-_LOOK_EVERY_S = 0.02
 _BATCH_SIZE = 8  # of extract on a CPU
 # Prints, in bytes, what the widest layer reads and writes of one version of an image, and its maps
 # at the nodes.
@@ -126,13 +118,13 @@ def _run_with_workers(
     """Compress and extract the small set; give the peaks in MB."""
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
         workspace_dir = Path(folder) / "workspace"
-        _peak_mb("init", str(workspace_dir), "--images", "elpv")
+        peaks.peak_mb("init", str(workspace_dir), "--images", "elpv")
         for name, stage, flags in _commands(min(arguments.images), arguments):
             if stage not in ("compress", *stages):
                 continue
             same = ["-C", str(workspace_dir), *flags, "--workers", str(num_workers)]
             work = ["--threads", "1", "--shards", "12", "--batch-size", str(_BATCH_SIZE)]
-            peak_mb = _peak_mb(stage, *same, *(work if stage == "extract" else []))
+            peak_mb = peaks.peak_mb(stage, *same, *(work if stage == "extract" else []))
             if stage in stages:
                 yield name, peak_mb
 
@@ -151,11 +143,11 @@ def _run_all(num_images: int, arguments: argparse.Namespace) -> Iterator[tuple[s
     last = max(_STAGES.index(stage) for stage in arguments.stages)
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
         workspace_dir = Path(folder) / "workspace"
-        _peak_mb("init", str(workspace_dir), "--images", "elpv")
+        peaks.peak_mb("init", str(workspace_dir), "--images", "elpv")
         for name, stage, flags in _commands(num_images, arguments):
             if _STAGES.index(stage) > last:
                 return
-            peak_mb = _peak_mb(stage, "-C", str(workspace_dir), *flags)
+            peak_mb = peaks.peak_mb(stage, "-C", str(workspace_dir), *flags)
             if stage in arguments.stages:
                 yield name, peak_mb
 
@@ -172,48 +164,11 @@ def _commands(
     yield "extract", "extract", ["--backbone", _BACKBONE, *named]
     # As many steps for both, or the large set's peak is higher for having more of them to rise in.
     epochs = round(max(arguments.images) / num_images)
+    batch_size = min(TrainTailConfig().batch_size, min(arguments.images) // 2)
     for node in arguments.nodes:
-        flags = ["--node", node, "--memory-budget-mb", "0"]
+        flags = ["--node", node, "--cache-memory", "0", "--batch-size", str(batch_size)]
         flags += ["--epochs", str(epochs), "--patience", str(epochs)]
         yield f"train-tail {node}", "train-tail", flags
-
-
-def _peak_mb(*arguments: str) -> float:
-    """Run `bottleneck` with these arguments in a process; its peak resident memory in MB.
-
-    Raises:
-        RuntimeError: the command failed; its own message is on stderr.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, *arguments, "-q"], stdout=subprocess.DEVNULL
-    )
-    highest_kb: dict[int, int] = {}
-    while process.poll() is None:
-        for pid in _family(process.pid):
-            highest_kb[pid] = max(highest_kb.get(pid, 0), _highest_kb(pid))
-        time.sleep(_LOOK_EVERY_S)
-    if process.returncode:
-        raise RuntimeError(f"bottleneck {' '.join(arguments)}: exit status {process.returncode}")
-    return sum(highest_kb.values()) * 1024e-6
-
-
-def _family(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    found = [pid]
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in path.read_text(encoding="ascii").split():
-                found += _family(int(child))
-    return found
-
-
-def _highest_kb(pid: int) -> int:
-    """Return what a process held at most so far, in KiB; 0 for one that has ended."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1])
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 
@@ -32,12 +33,14 @@ class Contents:
         num_classes: labels are drawn evenly from so many.
         density: share of activations that are not zero, over 0 and under 1.
         seed: the same seed gives the same cache.
+        made_with: of the fingerprint, what names the network for those who load it.
     """
 
     num_rows: dict[str, int]
     num_classes: int
     density: float
     seed: int = 0
+    made_with: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(features_dir: Path, node: Node, contents: Contents) -> FeatureCache:
@@ -65,7 +68,7 @@ def write(features_dir: Path, node: Node, contents: Contents) -> FeatureCache:
         "classes": [f"{label:04d}" for label in range(contents.num_classes)],
         "split_note": "",
     }
-    fingerprint = {"synthetic": dataclasses.asdict(contents)}
+    fingerprint = {"synthetic": dataclasses.asdict(contents), **contents.made_with}
     plan = Plan("features", FORMAT_VERSION, fingerprint, details, tasks)
 
     def batches(task: Task) -> Batches:

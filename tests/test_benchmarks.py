@@ -14,7 +14,11 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY_TRAINING = "--backbone efficientnet_lite0 --images 40 --classes 5 --batch-size 10 --epochs 1"
+TINY_TRAINING = (
+    "--backbone efficientnet_lite0 --images 40 --classes 5 --batch-size 10 --epochs 1 "
+    "--node block7a_expand_activation --deep-images 12 --devices-batch-size 4 --heads 2 "
+    "--cells 20 --uncached 2 "
+)
 
 
 @pytest.fixture
@@ -49,7 +53,20 @@ def run_benchmark(name: str, arguments: str, json_path: Path) -> dict:
             "--images 6 --batch-size 2 --qualities 50",
             ["avg_pool and block7a_expand_activation"],
         ),
-        ("train_step", TINY_TRAINING, ["streamed", "resident"]),
+        (
+            "training",
+            TINY_TRAINING + "--parts steps gradients devices sweep head",
+            [
+                *("5 classes", "5 classes", "train tail", "--gradients original"),
+                *("--devices cpu:2", "sweep of 2 heads", "sweep of 2 heads"),
+                *("cache in memory", "cache streamed", "cache in memory"),
+            ],
+        ),
+        (
+            "training",
+            TINY_TRAINING + "--parts memory --memory-images 20 40",
+            ["40 images", "5 classes, momentum"],
+        ),
         (
             "memory",
             "--images 8 12 --nodes avg_pool --qualities 50 --workers 1",
