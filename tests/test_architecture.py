@@ -16,7 +16,10 @@ from source_files import PACKAGES, Module, read_modules
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = frozenset(
     f"pipelines.{name}"
-    for name in ("compress", "extract", "train_tail", "evaluate", "status", "stats", "verify")
+    for name in (
+        *("compress", "extract", "train_tail", "evaluate", "predict", "export"),
+        *("status", "list_runs", "stats", "verify"),
+    )
 )
 NOT_FOR_PIPELINES = frozenset({"bottleneck_cli", "click", "tqdm", "tests", "benchmarks"})
 SLOW_TO_IMPORT = frozenset({"tensorflow", "keras", "numba"})
@@ -32,7 +35,7 @@ FOLDERS: dict[str, set[str]] = {
     "execution": {"storage"},
     "compression": {"execution", "images", "storage"},
     "analysis": {"storage"},
-    "training": {"analysis", "networks", "images", "storage"},
+    "training": {"analysis", "execution", "networks", "images", "storage"},
     "extraction": {"execution", "networks", "images", "storage"},
 }
 MAX_LINES = 350

@@ -115,7 +115,7 @@ def test_complaint_of_a_wrong_command_names_what_is_wrong(call, expected):
 def test_commands_of_readme_are_found():
     found = [" ".join(call) for call in commands(ROOT / "README.md")]
     assert "init my-set --images ./photos" in found
-    assert "train-tail --node mixed_9 --start-from avg_pool" in found
+    assert "train-tail --blocks 4 --extract" in found
 
 
 @pytest.mark.parametrize("page", OUR_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
