@@ -123,7 +123,7 @@ class FeatureReader:
     @property
     def is_loaded(self) -> bool:
         """Tell whether the images are in memory."""
-        return self.held_bytes > 0
+        return self._loaded is not None or self._decoded is not None
 
     @property
     def held_bytes(self) -> int:
