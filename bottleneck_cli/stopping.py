@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def watched() -> Iterator[Callable[[], bool]]:
-    """Catch both signals while the block runs; gives a function that tells whether one came."""
+    """Catch both signals while the block runs; gives a function that tells whether one came.
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, where one came that nobody was told of.
+    """
     asked: list[int] = []
+    told: list[bool] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -21,9 +26,15 @@ def watched() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
+    def is_asked() -> bool:
+        told.extend([True] if asked else [])
+        return bool(asked)
+
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield is_asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if asked and not told:
+        raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from pipelines.training.schedule import Rate
 from pipelines.training.step import Descent
 
 # Asked whether to stop behind each step, and behind each of the two batches of an evaluation.
-NUM_ASKED = NUM_STEPS + 2 * 6
+NUM_ASKED = NUM_STEPS + 2 * 6 + 1
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,8 @@ from pipelines.training import judging
 from pipelines.training.clock import Clock
 from pipelines.training.feeds import Fed, Feed
 from pipelines.training.trainee import Trainee
+
+_ASK_EVERY = 10  # questions, one of which goes to all hosts: it waits for the slowest
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class Trainer:
         """
         self._trainees, self._train, self._val = list(trainees), train, val
         self._budget, self._replicas, self._watch = budget, replicas, watch
-        self._is_to_stop: Callable[[], bool] = lambda: False
+        self._is_asked: Callable[[], bool] = lambda: False
+        self._questions = itertools.count()
         self.steps_per_epoch = train.reader.num_steps(budget.batch_size)
         self._num_steps = budget.epochs * self.steps_per_epoch
         self._clock = Clock()
@@ -111,11 +115,13 @@ class Trainer:
         for trainee in self._trainees:
             trainee.restore()
         self._check_hosts()
-        with self._watch() as self._is_to_stop:
+        with self._watch() as self._is_asked:
             try:
                 self._train_all(what, progress)
             finally:
                 progress.close()  # a plateau ends the bar, too
+            if self._is_to_stop(is_last=True):
+                self._stop()
         return [
             Outcome(
                 trainee.state.step,
@@ -162,6 +168,18 @@ class Trainer:
                 f"the hosts in TF_CONFIG go on from other checkpoints (here step {steps[0]:.0f}); "
                 "all of them have to see the same workspace"
             )
+
+    def _is_to_stop(self, is_last: bool = False) -> bool:
+        """Tell whether this host was asked to stop; of several, whether any was.
+
+        They ask each other now and then, all behind the same step, and so stop at the same one:
+        the first saves what all of them have. Each asks as often as the others.
+        """
+        if self._replicas.hosts.num == 1:
+            return self._is_asked()
+        if next(self._questions) % _ASK_EVERY and not is_last:
+            return False
+        return bool(self._replicas.total(np.array([float(self._is_asked())]))[0])
 
     def _batches(self, first: int) -> Iterator[Fed]:
         size, seed = self._budget.batch_size, self._budget.seed
@@ -218,8 +236,10 @@ class Trainer:
     def _stop(self) -> None:
         for trainee in self._active:
             trainee.save_unjudged()
-        if self._active:  # else the last of them has just turned out to have diverged
-            where = (f"{trainee.name} at step {trainee.state.step:,}" for trainee in self._active)
+        # Those that are finished are saved. Nothing is left where all have turned out to diverge.
+        left = self._active or [t for t in self._trainees if not t.diverged]
+        if left:
+            where = (f"{trainee.name} at step {trainee.state.step:,}" for trainee in left)
             raise StoppedError(", ".join(where))
 
     def _shown(self, taking: Sequence[Trainee]) -> str:
