@@ -98,6 +98,34 @@ def test_history_with_a_damaged_line_raises_naming_it(tmp_path, filled, line):
         reopened(tmp_path)
 
 
+@pytest.mark.parametrize("data", [b"\xff\n", None])
+def test_history_that_is_no_text_file_raises_naming_it(tmp_path, data):
+    path = tmp_path / "history.jsonl"
+    path.mkdir() if data is None else path.write_bytes(data)
+    with pytest.raises(ManifestError, match=r"history\.jsonl: cannot be read: .*; restore it, or"):
+        reopened(tmp_path)
+
+
+def test_cut_with_fewer_lines_than_there_were_raises_and_changes_nothing(tmp_path, filled):
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(path.read_bytes().split(b"\n", 1)[1])
+    again, before = reopened(tmp_path), path.read_bytes()
+    with pytest.raises(ManifestError, match="damaged: 2 evaluations of topology, expected 3 or m"):
+        again.cut("topology", 3)
+    assert path.read_bytes() == before
+
+
+def test_tensorboard_that_is_refused_costs_nothing_else(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    history = History(tmp_path / "history.jsonl", tmp_path / "file" / "tensorboard")
+    for step in range(3):
+        history.append(evaluation("topology", step))
+    history.close()
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
+    assert len(caplog.records) == 1
+    assert "tensorboard: no more is written" in caplog.text
+
+
 def test_cut_drops_lines_behind_and_keeps_other_models(tmp_path, filled):
     again = reopened(tmp_path)
     again.cut("default", 1)
