@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -59,6 +60,13 @@ def _to_text(value: object) -> object:
     return str(_no_bool(value)) if isinstance(value, int) else value
 
 
+def _as_short(value: str) -> str:
+    """Spell a number of steps, or of epochs, the one way in which runs are compared."""
+    number, word, _ = value.partition("epoch")
+    short = format(Decimal(number.strip()).normalize(), "f")
+    return f"{short}epochs" if word else short
+
+
 def _to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
@@ -93,6 +101,7 @@ Steps = Annotated[
     str,
     BeforeValidator(_to_text),
     Field(pattern=r"^(\d{1,12}|(\d{1,6}(\.\d{1,6})?|\.\d{1,6}) ?epochs?)$"),
+    AfterValidator(_as_short),
 ]
 Sweeps = Annotated[
     tuple[Annotated[str, Field(pattern=r"^\w+=[^=]+$")], ...], BeforeValidator(_to_tuple)
