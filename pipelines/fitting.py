@@ -270,6 +270,26 @@ def check_cache(cache: FeatureCache, config: TrainTailConfig, num_runs: int) -> 
         )
 
 
+def check_parts(cache: FeatureCache, config: TrainTailConfig, replicas: Replicas) -> None:
+    """Refuse batches that leave a device without images where it has to take statistics of them.
+
+    Args:
+        cache: to learn from.
+        config: the settings.
+        replicas: the devices.
+
+    Raises:
+        ConfigError: the last batch of an epoch is too small.
+    """
+    num_last = cache.num_rows("train") % config.batch_size or config.batch_size
+    if config.batch_norm == "batch" and num_last < replicas.share.num:
+        raise ConfigError(
+            f"--batch-norm batch: the last batch of an epoch has {num_last} images for "
+            f"{replicas.share.num} devices, and each needs one; give another --batch-size",
+            is_usage=True,
+        )
+
+
 def _judged(evaluation: judging.Evaluation) -> dict[str, Any]:
     """Return the history's line of a model that is not trained."""
     return {

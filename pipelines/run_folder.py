@@ -14,7 +14,7 @@ from pipelines import runs
 from pipelines.config import TrainTailConfig
 from pipelines.errors import ManifestError, TrainingError
 from pipelines.networks.topology import Design
-from pipelines.storage import atomic, locks
+from pipelines.storage import atomic, content, locks
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.fingerprint import check_same
 from pipelines.storage.locks import Lock
@@ -97,7 +97,15 @@ def open_run(
 
 
 def begin(workspace_dir: Path, opened: Opened) -> None:
-    """Make a run's folder ready to be written to; clear what is to be replaced."""
+    """Make a run's folder ready to be written to; clear what is to be replaced.
+
+    Raises:
+        TrainingError: the checkpoints that it is to start from cannot be read.
+    """
+    if opened.config.start_from and not opened.is_begun:
+        parent_dir = runs.folder_of(workspace_dir, opened.config.start_from)
+        for model in MODELS:
+            checkpoints.load(Store.of(parent_dir, model).best)
     folders = [opened.path, *(opened.store(model).folder for model in MODELS)]
     for folder in folders:
         if folder.is_dir():
@@ -106,6 +114,30 @@ def begin(workspace_dir: Path, opened: Opened) -> None:
         (opened.path / runs.RUN).unlink(missing_ok=True)
         _clear(opened.path)
         runs.write(workspace_dir, opened.name, opened.described)
+
+
+def check_name(
+    workspace_dir: Path, name: str, described: runs.Run, parent: str, overwrite: bool
+) -> None:
+    """Check that a run of a chain can be begun or gone on with, before its parent is trained.
+
+    Args:
+        workspace_dir: the workspace.
+        name: of the run.
+        described: what it is to be, but for the weights that it starts from.
+        parent: the run that it is to start from; empty for none.
+        overwrite: whether a run with other settings is to be replaced.
+
+    Raises:
+        ManifestError: a run of this name has other settings, or another parent.
+    """
+    run_dir = runs.folder_of(workspace_dir, name)
+    path = run_dir / runs.RUN
+    if overwrite or not path.exists():
+        return
+    there = runs.read_file(path)
+    made = {**there.fingerprint, "start_from": there.parent}
+    check_same(made, {**described.fingerprint, "start_from": parent}, run_dir, _MEND)
 
 
 def read_run(
@@ -191,6 +223,11 @@ def _check_parent(parent: runs.Run, cache: FeatureCache, config: TrainTailConfig
                 f"run {name}: trained with {key} {made[key]}, the cache {cache.path} has "
                 f"{cache.fingerprint[key]}; start from a run of the same network"
             )
+    if made.get(content.KEY) != cache.fingerprint.get(content.KEY):
+        raise TrainingError(
+            f"run {name}: trained on other images than {cache.path} has, whose test images may be "
+            "among them; train that run again, from a cache of these images"
+        )
     if parent.classes != cache.classes:
         raise TrainingError(f"run {name}: trained on other classes than {cache.path} has")
     branches = cache.choose_branches(config.branches)

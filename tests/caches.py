@@ -70,6 +70,7 @@ def make_cache(
     seed: int = 0,
     labels_of: Mapping[str, int] | None = None,
     blocks: Sequence[str] = ("FC",),
+    images: str = "some",
 ) -> FeatureCache:
     """Write the cache `folder` of a node, as extract would leave it, and open it.
 
@@ -87,6 +88,7 @@ def make_cache(
         seed: another one gives other features.
         labels_of: by image, a label instead of its own.
         blocks: that the cache says lie behind its node.
+        images: what stands for the hash of all images.
     """
     rng = np.random.default_rng(seed)
     means = rng.normal(0, 1, (len(classes), 1, *shape))
@@ -113,6 +115,7 @@ def make_cache(
         "node": folder.name,
         "backbone": backbone.name,
         "weights_sha256": backbone.weights_sha256,
+        "images_sha256": images,
         "made_up": {"seed": seed, "noise": noise, "rows": dict(rows), "dtype": dtype},
     }
     plan = Plan("features", FORMAT_VERSION, fingerprint, details, tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -96,6 +97,15 @@ def test_two_devices_share_the_statistics_of_a_batch(tmp_path):
         result = bottleneck(workspace, "train-tail", *FLAGS, *flags, "--batch-norm", "batch")
         assert result.returncode == 0, result.stderr
     assert_same_training(tmp_path / "two", tmp_path / "one")
+
+
+def test_two_devices_refuse_batch_statistics_of_a_batch_of_one(tmp_path):
+    workspace = make_workspace(tmp_path)
+    flags = ("--devices", "cpu:2", "--batch-norm", "batch")
+    result = bottleneck(workspace, "train-tail", *FLAGS, *flags)
+    assert result.returncode == 2
+    assert "the last batch of an epoch has 1 images for 2 devices, and each needs" in result.stderr
+    assert not (workspace / "runs" / NODE / "run.json").exists()
 
 
 # Two steps on eight images; the last two, of the second device, are too large for the loss scale
@@ -209,6 +219,26 @@ def test_two_processes_one_killed_the_other_ends_and_both_go_on(alone, tmp_path,
         assert other.returncode == 1
         assert "error: another of the 2 hosts in TF_CONFIG no longer answers; start" in stderr
         assert "Traceback" not in stderr
+    with Cluster([workspace] * 2) as cluster:
+        for status, stderr in cluster.results():
+            assert status == 0, stderr
+    assert_same_training(workspace, alone)
+
+
+def test_two_processes_one_asked_to_end_both_stop_and_save(alone, tmp_path):
+    workspace = make_workspace(tmp_path)
+    path = workspace / "runs" / NODE / "history.jsonl"
+    with Cluster([workspace] * 2) as cluster:
+        wait_until_lines(cluster, path, 3)
+        cluster.processes[1].send_signal(signal.SIGTERM)
+        said = []
+        for status, stderr in cluster.results(ENDS_WITHIN_S):
+            assert status == 1
+            said.append(re.search(r"stopped and saved: (\w+) at step (\d+); the same", stderr))
+            assert said[-1], stderr
+    assert said[0].groups() == said[1].groups()
+    kept = Store.of(workspace / "runs" / NODE, said[0][1]).kept()
+    assert kept.latest == int(said[0][2])
     with Cluster([workspace] * 2) as cluster:
         for status, stderr in cluster.results():
             assert status == 0, stderr

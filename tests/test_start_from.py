@@ -128,6 +128,14 @@ def test_start_from_run_without_its_checkpoint_raises(workspace):
         train(workspace, "avg_pool", run="second", start_from="first")
 
 
+def test_start_from_run_with_a_damaged_checkpoint_raises_before_anything_is_written(workspace):
+    path = Store.of(workspace / "runs" / "first", "default").best
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(TrainingError, match=r"first/checkpoints/default/step-\d+\.npz: damaged"):
+        train(workspace, "avg_pool", run="second", start_from="first")
+    assert not (workspace / "runs" / "second" / "run.json").exists()
+
+
 def test_start_from_run_of_other_classes_raises(workspace):
     make_cache(
         workspace / "features" / "top_activation",
@@ -145,6 +153,14 @@ def test_start_from_run_of_another_network_raises(workspace):
     make_cache(workspace / "features" / "top_activation", other, (7, 7, 1280), rows=ROWS)
     with pytest.raises(TrainingError, match="start from a run of the same network"):
         train(workspace, "top_activation", start_from="first")
+
+
+def test_start_from_run_of_other_images_raises(workspace):
+    folder = workspace / "features" / "top_activation"
+    make_cache(folder, lite0(), (7, 7, 1280), rows=ROWS, images="others")
+    with pytest.raises(TrainingError, match=r"run first: trained on other images than .*top_activ"):
+        train(workspace, "top_activation", start_from="first")
+    assert not (workspace / "runs" / "top_activation").exists()
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,27 @@ def test_blocks_with_a_cache_cut_short_count_it_as_missing(tmp_path):
         train(workspace)
 
 
+def test_blocks_with_a_cache_that_lost_a_shard_count_it_as_missing(tmp_path):
+    workspace = make_workspace(tmp_path)
+    next((workspace / "features" / "block6d_add").glob("train-*.parquet")).unlink()
+    with pytest.raises(ManifestError, match="no whole cache of block6d_add; run `bottleneck extr"):
+        train(workspace)
+
+
+def test_blocks_look_past_damaged_caches_that_they_do_not_need(tmp_path):
+    workspace = make_workspace(tmp_path, {"avg_pool": (1280,), "another": (3,)})
+    next((workspace / "features" / "another").glob("train-*.parquet")).unlink()
+    assert train(workspace, blocks=1)["run"] == NAMES[0]
+
+
+def test_blocks_are_of_the_network_of_the_settings_where_caches_are_of_several(tmp_path):
+    workspace = make_workspace(tmp_path)
+    other = dataclasses.replace(lite0(), name="another")
+    make_cache(workspace / "features" / "a_node", other, (3,), rows=ROWS)
+    names = [chain.backbone_name(workspace / "features", name) for name in (lite0().name, "third")]
+    assert names == ["efficientnet_lite0", "another"]
+
+
 def test_blocks_without_any_cache_take_the_network_of_the_settings(tmp_path):
     (tmp_path / "bottleneck.toml").write_text("[extract]\nbackbone = 'efficientnet_lite0'\n")
     error = the_error(invoke("train-tail", "-C", tmp_path, "--blocks", "1"))
@@ -163,6 +184,39 @@ def test_blocks_of_caches_with_other_images_raise(tmp_path):
         train(workspace, blocks=3)
 
 
+def test_blocks_of_caches_with_as_many_but_other_images_raise(tmp_path):
+    workspace = make_workspace(tmp_path)
+    folder = workspace / "features" / "block6c_add"
+    make_cache(folder, lite0(), (7, 7, 192), rows=ROWS, images="others")
+    with pytest.raises(ManifestError, match="block6c_add: made with other images than"):
+        train(workspace, blocks=3)
+
+
+def test_blocks_of_caches_with_other_branches_raise_unless_they_have_those_asked_for(tmp_path):
+    workspace = make_workspace(tmp_path, {"avg_pool": (1280,)})
+    folder = workspace / "features" / "block6d_add"
+    make_cache(folder, lite0(), (7, 7, 192), rows=ROWS, branches=("original", "q050"))
+    with pytest.raises(ManifestError, match="avg_pool has original,q010,q050; block6d_add has ori"):
+        train(workspace)
+    assert not (workspace / "runs").exists()
+    train(workspace, branches=("original", "q050"))
+    assert (workspace / "runs" / NAMES[1] / "summary.json").exists()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_blocks_with_a_name_taken_raise_before_anything_is_trained(tmp_path, which):
+    workspace = make_workspace(tmp_path)
+    node = ("avg_pool", "block6d_add")[which]
+    train(workspace, blocks=0, node=node, run=NAMES[which], epochs=2)
+    before = content(workspace)
+    match = f"{NAMES[which]}: made with .*epochs 2, now 1" if not which else "start_from"
+    with pytest.raises(ManifestError, match=match):
+        train(workspace)
+    assert content(workspace) == before
+    train(workspace, overwrite=True)
+    assert (workspace / "runs" / NAMES[1] / "summary.json").exists()
+
+
 def test_blocks_of_caches_with_other_weights_raise(tmp_path):
     workspace = make_workspace(tmp_path)
     other = dataclasses.replace(lite0(), weights_sha256="0" * 64)
@@ -175,6 +229,24 @@ def test_blocks_more_than_the_network_has_raise_saying_how_many(tmp_path):
     workspace = make_workspace(tmp_path, {"avg_pool": (1280,)})
     with pytest.raises(ConfigError, match=r"blocks 99: efficientnet_lite0 has \d+ that can read"):
         train(workspace, blocks=99)
+
+
+@pytest.mark.slow
+def test_blocks_with_extract_and_nothing_missing_train_on_the_devices_asked_for(tmp_path):
+    workspace = make_workspace(tmp_path)
+    result = bottleneck(workspace, "train-tail", *FLAGS, "--extract", "--devices", "cpu:2")
+    assert result.returncode == 0, result.stderr
+    timings = (workspace / "runs" / NAMES[0] / "timings.jsonl").read_text(encoding="utf-8")
+    assert json.loads(timings.splitlines()[-1])["num_devices"] == 2
+
+
+def test_blocks_with_extract_on_several_hosts_raise(tmp_path, monkeypatch):
+    (tmp_path / "bottleneck.toml").write_text("")
+    task = {"type": "worker", "index": 0}
+    cluster = {"worker": ["localhost:1", "localhost:2"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    error = the_error(invoke("train-tail", "-C", tmp_path, "--blocks", "2", "--extract"), 2)
+    assert "--extract: not on several hosts at once; run `bottleneck extract` first" in error
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,9 @@ def open_replicas(num_cpus: int = 1) -> Replicas:
 
     Args:
         num_cpus: logical CPU devices to share the work where there is no GPU.
+
+    Raises:
+        TrainingError: TensorFlow runs in this process already, on fewer of them.
     """
     import tensorflow as tf
 
@@ -231,6 +234,11 @@ def open_replicas(num_cpus: int = 1) -> Replicas:
         return Replicas(tf.distribute.MultiWorkerMirroredStrategy(), found)
     gpus = tf.config.list_logical_devices("GPU")
     names = gpus or tf.config.list_logical_devices("CPU")[:num_cpus]
+    if not gpus and len(names) < num_cpus:
+        raise TrainingError(
+            f"devices cpu:{num_cpus}: TensorFlow runs in this process already, with "
+            f"{len(names)} of them; use a new process"
+        )
     if len(names) == 1:
         return Replicas()
     return Replicas(tf.distribute.MirroredStrategy([device.name for device in names]))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ConfigError, ManifestError
+from pipelines.errors import ConfigError, ManifestError, ShardError
+from pipelines.execution import devices, slots
 from pipelines.networks import backbones, blocks
+from pipelines.storage import content
 from pipelines.storage.cache import FeatureCache, find_folder
 
 DEFAULT_NAME = "blocks"
+# What the images of a chain's caches went through, as their fingerprints have it.
+_MADE_FROM = {"images": content.KEY, "variants": "variants", "preprocessing": "protocol"}
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,47 @@ def plan(backbone_name: str, num_blocks: int, name: str) -> list[Link]:
     return links
 
 
-def any_cache(features_dir: Path) -> FeatureCache | None:
-    """Open one of the caches of a folder, which says what the others should be of."""
+def backbone_name(features_dir: Path, otherwise: str) -> str:
+    """Name the network whose blocks are trained: of a cache that is there, or of the settings.
+
+    Args:
+        features_dir: the folder of the caches.
+        otherwise: of the settings; counts where a cache is of it, or where there is none.
+
+    Raises:
+        ManifestError: nothing names one.
+    """
+    found = []
     for path in sorted(features_dir.glob("*/")):
-        try:
-            return FeatureCache(path)
-        except ManifestError:
-            continue  # not finished; whoever trains from it will say so
-    return None
+        with contextlib.suppress(ManifestError, ShardError):  # said where it is trained from
+            found.append(str(FeatureCache(path).fingerprint["backbone"]))
+    if found and otherwise not in found:
+        return found[0]
+    if not otherwise:
+        raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract` first")
+    return otherwise
+
+
+def missing_nodes(features_dir: Path, otherwise: str, num_blocks: int, name: str) -> list[str]:
+    """List the nodes whose caches a chain lacks, without TensorFlow in this process.
+
+    What TensorFlow runs on is settled when it starts, and training has devices of its own; so a
+    process of its own looks at the network. See `backbone_name` and `plan` for the arguments.
+
+    Raises:
+        ConfigError: the network has fewer blocks that can read a cache.
+        ManifestError: the caches do not go together.
+    """
+    asked = (features_dir, otherwise, num_blocks, name)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_missing_nodes, *asked).result()
+
+
+def _missing_nodes(features_dir: Path, otherwise: str, num_blocks: int, name: str) -> list[str]:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to tell
+    os.environ.update(slots.visible_to_one(slots.CPU))
+    devices.configure()
+    return missing(features_dir, plan(backbone_name(features_dir, otherwise), num_blocks, name))
 
 
 def missing(features_dir: Path, links: list[Link]) -> list[str]:
@@ -79,7 +121,7 @@ def missing(features_dir: Path, links: list[Link]) -> list[str]:
     for link in links:
         try:
             found.append(FeatureCache(find_folder(features_dir, link.node)))
-        except ManifestError:
+        except (ManifestError, ShardError):
             lacking.append(link.node)
     for cache in found[1:]:
         _check_goes_with(cache, found[0])
@@ -94,6 +136,10 @@ def _check_goes_with(cache: FeatureCache, first: FeatureCache) -> None:
         *(
             (f"number of {split} images", cache.num_rows(split), first.num_rows(split))
             for split in ("train", "val", "test")
+        ),
+        *(
+            (what, cache.fingerprint.get(key), first.fingerprint.get(key))
+            for what, key in _MADE_FROM.items()
         ),
     ):
         if here != there:
