@@ -124,11 +124,11 @@ def _draw_losses(axes: Axes, data: Training) -> None:
         look: dict[str, Any] = {"color": COLOURS[name], "zorder": ZORDERS[name]}
         learnt = [(p.step, p.train_loss) for p in points if p.train_loss is not None]
         if learnt:
-            form = _form(learnt, "--")
+            form = _form(data, "--")
             thin: dict[str, Any] = {"linewidth": 1, "markersize": 3, "markerfacecolor": "white"}
             axes.plot(*zip(*learnt, strict=True), form, label=f"{name}, train", **thin, **look)
         losses = [point.val_loss for point in points]
-        _draw_line(axes, points, losses, label=f"{name}, val", **look)
+        _draw_line(axes, data, points, losses, label=f"{name}, val", **look)
         shown += [*_settled(losses), *_settled([loss for _, loss in learnt])]
     style.set_range(axes, shown, 0.01 * max(shown) or 1)
     axes.set_title("Loss (cross entropy, nats)")
@@ -139,7 +139,7 @@ def _draw_accuracies(axes: Axes, data: Training) -> None:
     for name, points in data.models:
         look: dict[str, Any] = {"color": COLOURS[name]}
         shares = [point.val_top1 for point in points]
-        _draw_line(axes, points, shares, zorder=ZORDERS[name], **look)
+        _draw_line(axes, data, points, shares, zorder=ZORDERS[name], **look)
         top = best(points)
         if _is_trained(points):
             axes.axvline(top.step, linestyle=":", linewidth=1, **look)
@@ -168,18 +168,21 @@ def _draw_rates(axes: Axes, data: Training) -> None:
     axes.set_title("Learning rate")
 
 
-def _draw_line(axes: Axes, points: Sequence[Point], values: Sequence[float], **look: Any) -> None:
+def _draw_line(
+    axes: Axes, data: Training, points: Sequence[Point], values: Sequence[float], **look: Any
+) -> None:
     """Draw what was measured at evaluations; of a model that is not trained, a level."""
     if _is_trained(points):
         steps = [point.step for point in points]
-        axes.plot(steps, values, _form(points, "-"), markersize=3, linewidth=1.5, **look)
+        axes.plot(steps, values, _form(data, "-"), markersize=3, linewidth=1.5, **look)
     else:
         axes.axhline(values[0], linewidth=1.5, **look)
 
 
-def _form(points: Sequence[Any], line: str) -> str:
-    """Return matplotlib's word for a line, with a dot a point where there are few."""
-    return f"o{line}" if len(points) <= _MAX_DOTS else line
+def _form(data: Training, line: str) -> str:
+    """Return matplotlib's word for a line, with a dot a point where both models have few."""
+    most = max(len(points) for _, points in data.models)
+    return f"o{line}" if most <= _MAX_DOTS else line
 
 
 def _is_trained(points: Sequence[Point]) -> bool:

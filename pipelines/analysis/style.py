@@ -106,6 +106,8 @@ def set_shares(axes: Axes, shares: Sequence[float]) -> None:
     from matplotlib.ticker import PercentFormatter
 
     set_range(axes, shares, _MIN_SPAN)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02 * (high - low)), min(high, 1 + 0.02 * (high - low)))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
