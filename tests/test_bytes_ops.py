@@ -102,7 +102,7 @@ def test_decode_leaves_a_photograph_turned_as_the_docs_say():
     assert decode.decode_original(images.rotated_jpeg(6, upright)).shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize("file", [b"", b"BM", b"GIF89a", b"this is no image"])
+@pytest.mark.parametrize("file", [b"", b"BM\xe6\xff\x00", b"\x1f\x8b", b"GIF89a", b"no image"])
 def test_decode_of_another_file_raises(file):
     import tensorflow as tf
 

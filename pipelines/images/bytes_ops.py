@@ -65,13 +65,20 @@ def decode(data: Any) -> Any:
         [
             tf.debugging.Assert(
                 is_known,
-                ["neither a JPEG nor a PNG file; it begins with", tf.strings.substr(data, 0, 4)],
+                ["neither a JPEG nor a PNG file; its first bytes are", _first_bytes(data)],
             )
         ]
     ):
         data = tf.identity(data)
     pixels = tf.cond(is_png, lambda: _decode_png(data), lambda: _decode_jpeg(data))
     return tf.ensure_shape(pixels, (None, None, None))
+
+
+def _first_bytes(data: Any) -> Any:
+    """Return them as numbers: an error has to be text, and a file can be anything."""
+    import tensorflow as tf
+
+    return tf.io.decode_raw(tf.strings.substr(data, 0, 4), tf.uint8)
 
 
 def _decode_jpeg(data: Any) -> Any:
