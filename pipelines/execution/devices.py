@@ -48,12 +48,12 @@ def configure(
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:  # already running in this process, with what it was started with
         threads = tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
-    if num_cpus > 1:
-        _divide_cpu(num_cpus)
     # Without a driver the search for GPUs prints an error that is none.
     has_driver = Path("/dev/nvidiactl").exists()
     with contextlib.nullcontext() if has_driver else _native_stderr_silenced():
         gpus = tf.config.list_physical_devices("GPU")
+    if num_cpus > 1:
+        _divide_cpu(num_cpus)
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
