@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pipelines.errors import ConfigError, PipelineError
+from pipelines.errors import ConfigError, PipelineError, SavedInterrupt
 
 # Name -> short help. A command's module is imported only when that command runs or shows its help.
 _COMMANDS = {
@@ -29,6 +29,7 @@ _COMMANDS = {
     "verify": "Check every file of the variants and the caches.",
     "demo": "Run all stages on real photographs that a package ships.",
 }
+_KEEPING = ("compress", "extract", "train-tail", "eval", "demo")  # what they have made so far
 
 
 class LazyGroup(click.Group):
@@ -70,10 +71,13 @@ class LazyGroup(click.Group):
         except PipelineError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(2 if isinstance(error, ConfigError) and error.is_usage else 1)
+        except SavedInterrupt as error:
+            click.echo(str(error), err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
+            goes_on = "; what is whole is kept, the same command goes on from there"
             click.echo(
-                "interrupted; what is whole is kept, the same command goes on from there",
-                err=True,
+                f"interrupted{goes_on if ctx.invoked_subcommand in _KEEPING else ''}", err=True
             )
             ctx.exit(1)
 

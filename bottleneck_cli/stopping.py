@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 
+_HEARD = b"\nstopping behind this step, then saving; Ctrl-C again ends at once\n"
+
 
 @contextlib.contextmanager
-def watched() -> Iterator[Callable[[], bool]]:
+def watched(is_quiet: bool = False) -> Iterator[Callable[[], bool]]:
     """Catch both signals while the block runs; gives a function that tells whether one came.
+
+    Args:
+        is_quiet: do not say that the first has been heard.
 
     Raises:
         KeyboardInterrupt: at the end of the block, where one came that nobody was told of.
@@ -25,6 +31,9 @@ def watched() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
+        if not is_quiet:
+            with contextlib.suppress(OSError):
+                os.write(2, _HEARD)  # not through a stream, which may be in the middle of a line
 
     def is_asked() -> bool:
         told.extend([True] if asked else [])

@@ -137,7 +137,7 @@ def trained(values: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             run["run"],
-            *(run[name] for name in swept),
+            *(str(run[name]) for name in swept),
             run["node"],
             _steps(run),
             percent(run["best_val_top1"]),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import click
 
 from bottleneck_cli import extract, options, stopping, tables
 from pipelines import workspace
-from pipelines.config import TrainTailConfig
+from pipelines.config import ExtractConfig, TrainTailConfig
 
 _EXAMPLE = """\b
 Examples:
@@ -32,22 +35,32 @@ def command(session: options.Session, config: TrainTailConfig) -> None:
 
     features_dir = options.features_dir(session, config.features_dir)
     network = workspace.table(session.content, "extract", {})
+    stage.check_settings(config)
     if config.extract:
-        missing = stage.missing_nodes(features_dir, config, network.backbone)
-        if missing:
-            summary, lines = extract.run(
-                session, network.model_copy(update={"node": tuple(missing)})
-            )
-            session.console.close()  # its bar, before anything is said below it
-            for line in lines:
-                session.console.say(line)
+        _make_caches(session, features_dir, config, network)
     summary = stage.run(
         session.workspace_dir,
         features_dir,
         config,
         session.seed,
         session.console,
-        stopping.watched,
-        network.backbone,
+        partial(stopping.watched, session.console.verbosity < 0),
+        network,
     )
     session.console.emit(summary, tables.trained(summary))
+
+
+def _make_caches(
+    session: options.Session, features_dir: Path, config: TrainTailConfig, network: ExtractConfig
+) -> None:
+    """Run `extract` for the caches that a chain of blocks lacks."""
+    from pipelines import train_chain
+
+    lacking = train_chain.find_lacking(
+        session.workspace_dir, features_dir, config, session.seed, network
+    )
+    if lacking:
+        _, lines = extract.run(session, network.model_copy(update=lacking))
+        session.console.close()  # its bar, before anything is said below it
+        for line in lines:
+            session.console.say(line)

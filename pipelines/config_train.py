@@ -45,6 +45,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "patience": 1,
     }
 }
+# What says which one run, or which heads, and so excludes a chain of blocks.
+_NO_CHAIN = ("node", "sweep", "start_from")
 
 
 class TrainTailConfig(Table):
@@ -74,7 +76,7 @@ class TrainTailConfig(Table):
     run: RunName = key(
         "",
         "The run's name, a folder in runs/; without it, the node's name. With --blocks and --sweep "
-        "the runs' names begin with it.",
+        "the runs' names begin with it (with --blocks alone, with `blocks`).",
         "a plain name",
     )
     start_from: RunName = key(
@@ -206,15 +208,19 @@ class TrainTailConfig(Table):
 
     @classmethod
     def beneath(cls, values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-        """Let a recipe that is given as a flag win over the file."""
-        recipe = RECIPES.get(flags.get("recipe") or "", {})
-        return {name: value for name, value in values.items() if name not in recipe}
+        """Let flags win over what they exclude, and a recipe over what it says, in the file."""
+        beaten = set(RECIPES.get(flags.get("recipe") or "", {}))
+        if any(flags.get(name) for name in _NO_CHAIN):
+            beaten |= {"blocks", "extract"}
+        if flags.get("blocks"):
+            beaten |= set(_NO_CHAIN)
+        return {name: value for name, value in values.items() if name not in beaten}
 
     @model_validator(mode="before")
     @classmethod
     def _follow_recipe(cls, values: Any) -> Any:
         """Let the recipe say what nothing else does."""
         recipe = RECIPES.get(values.get("recipe") or "", {}) if isinstance(values, dict) else {}
-        if recipe and any(values.get(name) for name in ("node", "sweep", "start_from")):
+        if recipe and any(values.get(name) for name in _NO_CHAIN):
             recipe = {name: value for name, value in recipe.items() if name != "blocks"}
         return {**recipe, **values} if recipe else values

@@ -50,6 +50,10 @@ class TrainingError(PipelineError):
     """A training run cannot start, go on, or be found."""
 
 
+class SavedInterrupt(KeyboardInterrupt):
+    """A Ctrl-C that was waited with until all was saved; the message says what."""
+
+
 class DivergedError(TrainingError):
     """A model's loss or scores are no longer finite numbers.
 

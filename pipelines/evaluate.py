@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines import runs
 from pipelines.analysis import metrics
 from pipelines.config import EvalConfig
-from pipelines.errors import ConfigError, ManifestError, TrainingError
+from pipelines.errors import ConfigError, ManifestError
 from pipelines.execution import devices
 from pipelines.networks import models
 from pipelines.networks.topology import Design
@@ -65,10 +65,7 @@ def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) 
     name = config.run or runs.latest(workspace_dir)
     described = runs.read(workspace_dir, name)
     run_dir = runs.folder_of(workspace_dir, name)
-    if not (run_dir / runs.SUMMARY).exists():
-        raise TrainingError(
-            f"{run_dir}: not finished; run `bottleneck train-tail` again, it goes on"
-        )
+    runs.check_finished(workspace_dir, name)
     suffix = "" if config.split == "test" else f"-{config.split}"
     results_path = run_dir / f"results{suffix}.json"
     predictions_path = run_dir / f"predictions{suffix}.parquet"

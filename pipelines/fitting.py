@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines import run_pictures, runs
 from pipelines.config import TrainTailConfig
-from pipelines.errors import ConfigError, DivergedError, TrainingError
+from pipelines.errors import DivergedError, TrainingError
 from pipelines.execution import devices
 from pipelines.execution.replicas import Replicas
 from pipelines.networks import models
@@ -19,6 +19,7 @@ from pipelines.networks.backbones import Backbone
 from pipelines.networks.topology import Topology
 from pipelines.progress import Progress
 from pipelines.run_folder import Opened
+from pipelines.storage import atomic
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.variants import ORIGINAL
 from pipelines.training import checkpoints, feeds, judging, step
@@ -82,18 +83,17 @@ class Fits:
         except (StoppedError, TrainingError):
             self._draw(has_all=False)
             raise
-        for trainee, outcome in zip(trainees, outcomes, strict=True):
+        for run, trainee, outcome in zip(self.opened, trainees, outcomes, strict=True):
             if outcome.diverged:
-                self._tell(outcome.diverged)
+                self._tell(run, outcome.diverged)
                 continue
             self.progress.say(
                 f"{trainee.name}: best val top-1 {outcome.best_val_top1:.2%}, "
-                f"{outcome.num_steps:,} steps"
+                f"{outcome.num_steps:,} step{'' if outcome.num_steps == 1 else 's'}"
             )
-        if outcomes[0].images_per_s:
-            self.progress.say(
-                f"{outcomes[0].images_per_s:,.0f} images/s, data wait {outcomes[0].data_wait:.1%}"
-            )
+        rate, wait = outcomes[0].images_per_s, outcomes[0].data_wait
+        if rate is not None:
+            self.progress.say(f"{rate:,.0f} images/s, data wait {wait:.1%}")
         del trainer, trainees, train, val
         gc.collect()
         self._draw(has_all=model == "default")
@@ -122,13 +122,21 @@ class Fits:
                 history.cut("default", 0)
                 history.append(_judged(found))
                 run.store("default").save(Kept(0, None, 0), topology.arrays(), {"step": 0})
-            self.progress.say(f"{self._name(run, 'default')}: val top-1 {found.top1:.2%}")
+            top5 = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
+            self.progress.say(
+                f"{self._name(run, 'default')}: val top-1 {found.top1:.2%}{top5}, "
+                f"loss {found.loss:.4f}"
+            )
             outcomes.append(Outcome(0, found.top1))
         self._draw(has_all=True)
         return outcomes
 
-    def _tell(self, diverged: DivergedError) -> None:
-        """Say that a model has diverged; a run alone ends with that."""
+    def _tell(self, run: Opened, diverged: DivergedError) -> None:
+        """Say that a model has diverged, here and in its run's folder; a run alone ends with it."""
+        if self.replicas.is_first:
+            run.check()
+            kept = {"step": diverged.step, "reason": str(diverged)}
+            atomic.write_json(run.path / runs.DIVERGED, kept)
         if self.is_sweep:
             self.progress.say(f"{diverged}; its last good checkpoint is kept")
             return
@@ -225,69 +233,6 @@ def open_fits(
     finally:
         for history in histories:
             history.close()
-
-
-def check_cache(cache: FeatureCache, config: TrainTailConfig, num_runs: int) -> None:
-    """Refuse a cache that nothing can be learnt from, before anything is written.
-
-    Args:
-        cache: to learn from.
-        config: the settings.
-        num_runs: that are to be trained side by side.
-
-    Raises:
-        ConfigError: a split has no images, or fewer than a batch; or dense maps are to be expanded.
-        TrainingError: there are fewer than two classes.
-    """
-    blocks = cache.details["blocks"]
-    if num_runs > 1 and len(blocks) > 1:
-        raise ConfigError(
-            f"sweep: only heads go side by side, and behind {cache.node} lie {', '.join(blocks)}; "
-            "sweep from the node that the decision layer reads",
-            is_usage=True,
-        )
-    for split, what in (("train", "learn from"), ("val", "select the best checkpoint on")):
-        if not cache.num_rows(split):
-            raise ConfigError(
-                f"{cache.path}: no images to {what}: split {split} is empty; there are "
-                f"{', '.join(cache.splits)}; compress again with images in {split}"
-            )
-    num_images = cache.num_rows("train")
-    if config.batch_size > num_images:
-        raise ConfigError(
-            f"batch size {config.batch_size}: {cache.path} has {num_images} images to learn from; "
-            f"give --batch-size {num_images} or less"
-        )
-    if len(cache.classes) < 2:
-        raise TrainingError(
-            f"{cache.path}: {len(cache.classes)} class ({', '.join(cache.classes)}); "
-            "two or more are needed"
-        )
-    if config.expand == "device" and cache.layout.encoding != "sparse":
-        raise ConfigError(
-            f"--expand device: {cache.path} is dense, and has nothing to expand; leave it out",
-            is_usage=True,
-        )
-
-
-def check_parts(cache: FeatureCache, config: TrainTailConfig, replicas: Replicas) -> None:
-    """Refuse batches that leave a device without images where it has to take statistics of them.
-
-    Args:
-        cache: to learn from.
-        config: the settings.
-        replicas: the devices.
-
-    Raises:
-        ConfigError: the last batch of an epoch is too small.
-    """
-    num_last = cache.num_rows("train") % config.batch_size or config.batch_size
-    if config.batch_norm == "batch" and num_last < replicas.share.num:
-        raise ConfigError(
-            f"--batch-norm batch: the last batch of an epoch has {num_last} images for "
-            f"{replicas.share.num} devices, and each needs one; give another --batch-size",
-            is_usage=True,
-        )
 
 
 def _judged(evaluation: judging.Evaluation) -> dict[str, Any]:

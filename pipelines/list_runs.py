@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines import runs
 from pipelines.analysis import curves
-from pipelines.errors import PipelineError
+from pipelines.errors import ManifestError, PipelineError
 from pipelines.storage import atomic, locks
 from pipelines.training import evaluations
 from pipelines.training.checkpoints import Store
@@ -33,11 +33,11 @@ def run(workspace_dir: Path, sort: str = "name") -> dict[str, Any]:
 
     Returns:
         The summary: stage; runs: for each of them the `KEYS`, None for what is not known. state is
-        "training", "stopped", "done", "judging", "judged", "damaged" or "other version"; problem
-        says in words what the last two mean; blocks and branches are names; start_from is the run
-        before; num_steps are the topology's; test_top1, default_test_top1, gain (0..1) and
-        mcnemar_p are those of results.json; last_worked is unix time; settings has those that are
-        not the same in all runs.
+        "training", "stopped", "diverged", "done", "judging", "judged", "damaged" or "other
+        version"; problem says in words what diverged and the last two mean; blocks and branches
+        are names; start_from is the run before; num_steps are the topology's; test_top1,
+        default_test_top1, gain (0..1) and mcnemar_p are those of results.json; last_worked is unix
+        time; settings has those that are not the same in all runs.
     """
     folders = sorted((workspace_dir / "runs").glob("*/"))
     rows = [_row(workspace_dir, folder) for folder in folders if runs.is_run(folder)]
@@ -62,7 +62,7 @@ def _row(workspace_dir: Path, folder: Path) -> dict[str, Any]:
         row.update(_trained(folder))
         row.update(_judged(folder))
         if row["state"] is None:
-            row["state"] = _state(folder)
+            row["state"], row["problem"] = _state(folder), runs.diverged(folder) or None
     except (PipelineError, OSError) as error:
         row.update(state="damaged", problem=str(error))
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -74,7 +74,7 @@ def _described(workspace_dir: Path, folder: Path) -> dict[str, Any]:
     """Say what a run is; of one of another version, as much as it tells."""
     if not (folder / runs.RUN).exists():
         return {}  # half deleted, or not begun yet
-    value = atomic.read_json(folder / runs.RUN)
+    value = atomic.read_json(folder / runs.RUN, mend=runs.MEND)
     version, found = value["format_version"], {}
     if version == runs.FORMAT_VERSION:
         runs.read(workspace_dir, folder.name)  # says what is damaged
@@ -120,12 +120,22 @@ def _judged(folder: Path) -> dict[str, Any]:
 
 
 def _state(folder: Path) -> str:
-    """Say how far a run is; training and evaluation hold the same lock."""
+    """Say how far a run is; training and evaluation hold the same lock.
+
+    Raises:
+        ManifestError: it is trained, and its checkpoints are gone.
+    """
     is_trained = (folder / runs.RUN).exists() and (folder / runs.SUMMARY).exists()
+    for model in evaluations.MODELS if is_trained else ():
+        if not Store.of(folder, model).kept():
+            raise ManifestError(
+                f"{folder}: the checkpoints of its {model} model are gone; restore them, or train "
+                "the run again"
+            )
     if any(lock.share != "read" for lock in locks.standing(folder)):
         return "judging" if is_trained else "training"
     if not is_trained:
-        return "stopped"
+        return "diverged" if runs.diverged(folder) else "stopped"
     return "judged" if any(folder.glob("results*.json")) else "done"
 
 

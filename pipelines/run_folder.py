@@ -110,6 +110,7 @@ def begin(workspace_dir: Path, opened: Opened) -> None:
     for folder in folders:
         if folder.is_dir():
             atomic.sweep(folder)
+    (opened.path / runs.DIVERGED).unlink(missing_ok=True)
     if not opened.is_begun:
         (opened.path / runs.RUN).unlink(missing_ok=True)
         _clear(opened.path)
@@ -117,7 +118,7 @@ def begin(workspace_dir: Path, opened: Opened) -> None:
 
 
 def check_name(
-    workspace_dir: Path, name: str, described: runs.Run, parent: str, overwrite: bool
+    workspace_dir: Path, name: str, described: runs.Run, parent: str, has_cache: bool = True
 ) -> None:
     """Check that a run of a chain can be begun or gone on with, before its parent is trained.
 
@@ -125,19 +126,22 @@ def check_name(
         workspace_dir: the workspace.
         name: of the run.
         described: what it is to be, but for the weights that it starts from.
+        has_cache: whether it says so of a cache that is there.
         parent: the run that it is to start from; empty for none.
-        overwrite: whether a run with other settings is to be replaced.
 
     Raises:
         ManifestError: a run of this name has other settings, or another parent.
     """
     run_dir = runs.folder_of(workspace_dir, name)
     path = run_dir / runs.RUN
-    if overwrite or not path.exists():
+    if not path.exists():
         return
     there = runs.read_file(path)
     made = {**there.fingerprint, "start_from": there.parent}
-    check_same(made, {**described.fingerprint, "start_from": parent}, run_dir, _MEND)
+    asked = {**described.fingerprint, "start_from": parent}
+    if not has_cache:
+        asked["cache"] = made["cache"]
+    check_same(made, asked, run_dir, _MEND)
 
 
 def read_run(
@@ -187,8 +191,7 @@ def describe(
         _check_parent(parent_run, cache, config)
         block_number = parent_run.block_number + 1
         parent_dir = runs.folder_of(workspace_dir, config.start_from)
-        if not (parent_dir / runs.SUMMARY).exists():
-            raise TrainingError(f"{parent_dir}: not finished; train that run to its end first")
+        runs.check_finished(workspace_dir, config.start_from)
         parent = {
             "run": config.start_from,
             **{model: checkpoints.sha256(Store.of(parent_dir, model).best) for model in MODELS},

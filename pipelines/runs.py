@@ -11,8 +11,9 @@ from pipelines.errors import ManifestError, TrainingError
 from pipelines.storage import atomic, locks
 
 FORMAT_VERSION = 2
-_MEND = "restore it, or train the run again with --overwrite"
+MEND = "restore it, or train the run again with --overwrite"
 RUN, HISTORY, SUMMARY, RESULTS = "run.json", "history.jsonl", "summary.json", "results.json"
+DIVERGED = "diverged.json"
 CURVES, BLOCKS = "training.png", "blocks.png"
 
 
@@ -102,17 +103,43 @@ def read_file(path: Path) -> Run:
     Raises:
         ManifestError: it is damaged, or of another version.
     """
-    value = atomic.read_json(path, mend=_MEND)
+    value = atomic.read_json(path, mend=MEND)
     try:
         version = value.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise ManifestError(
-                f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {_MEND}"
+                f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {MEND}"
             )
         lists = {key: tuple(value[key]) for key in ("blocks", "classes", "branches")}
         return Run(**{**value, **lists})
     except (AttributeError, KeyError, TypeError) as error:
-        raise ManifestError(f"{path}: damaged: {error!r}; {_MEND}") from error
+        raise ManifestError(f"{path}: damaged: {error!r}; {MEND}") from error
+
+
+def check_finished(workspace_dir: Path, name: str) -> None:
+    """Check that both models of a run are trained.
+
+    Raises:
+        TrainingError: they are not; says what is to be done.
+    """
+    folder = folder_of(workspace_dir, name)
+    if (folder / SUMMARY).exists():
+        return
+    reason = diverged(folder)
+    if reason:
+        raise TrainingError(f"{folder}: {reason}; train another run at a lower --learning-rate")
+    raise TrainingError(
+        f"{folder}: not finished; train it to its end first: started with the settings that it was "
+        "begun with, which logs/train-tail.log has, it goes on"
+    )
+
+
+def diverged(folder: Path) -> str:
+    """Say why a run takes no further step; empty where it does."""
+    path = folder / DIVERGED
+    if not path.exists():
+        return ""
+    return f"diverged: {atomic.read_json(path)['reason']}"
 
 
 def latest(workspace_dir: Path) -> str:

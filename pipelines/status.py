@@ -33,12 +33,12 @@ def run(workspace_dir: Path, features_dir: Path) -> dict[str, Any]:
     Returns:
         The summary: stage; stages: by "compress", "check images" (for variants that are made on
         the fly), "extract <node>" for each cache, "train-tail
-        <run>" and "eval <run>" for each run: state ("not started", "running", "stopped", "done" or
-        "damaged", with the problem in words), num_done, num_total (images in shards that are whole;
-        epochs of both models, of which there may be fewer in the end; evaluations; None where
-        that is not known), num_quarantined (None where there can be none), holders: share, host,
-        pid, since (unix time), seconds, silent_s, num_done, rate (a second) and its unit, None for
-        what is not known.
+        <run>" and "eval <run>" for each run: state ("not started", "running", "stopped", "done", or
+        "diverged" and "damaged", with the problem in words), num_done, num_total (images in shards
+        that are whole; epochs of both models, of which there may be fewer in the end; evaluations;
+        None where that is not known), num_quarantined (None where there can be none), holders:
+        share, host, pid, since (unix time), seconds, silent_s, num_done, rate (a second) and its
+        unit, None for what is not known.
     """
     listed, version = workspace_dir / variants.LISTED_DIR, variants.FORMAT_VERSION
     is_listed = _has(listed, [PLAN, MANIFEST, RECEIPTS]) or _at_work(listed)
@@ -212,7 +212,12 @@ def _of_run(workspace_dir: Path, run_dir: Path) -> Iterator[tuple[str, dict[str,
         return _Progress(int(is_judged), 1, None, is_begun, is_judged)
 
     trainers, judges = ([], at_work) if is_trained else (at_work, [])
-    yield f"train-tail {run_dir.name}", _entry(run_dir, trainers, look_at_training)
+    entry = _entry(run_dir, trainers, look_at_training)
+    if entry["state"] == "stopped":
+        with contextlib.suppress(PipelineError, KeyError, TypeError):
+            reason = runs.diverged(run_dir)
+            entry |= {"state": "diverged", "problem": reason} if reason else {}
+    yield f"train-tail {run_dir.name}", entry
     yield f"eval {run_dir.name}", _entry(run_dir, judges, look_at_results)
 
 
@@ -226,6 +231,11 @@ def _training_rate(path: Path, since: float) -> float | None:
 
 def _epochs(path: Path) -> dict[str, float]:
     """Return how many epochs of each model lie behind its last evaluation."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = map(json.loads, text.split("\n")[:-1])  # what a kill cut short has no end of line
-    return {line["model"]: line["epoch"] for line in lines}
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = map(json.loads, text.split("\n")[:-1])  # what a kill cut short has no end of line
+        return {line["model"]: float(line["epoch"]) for line in lines}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(
+            f"{path}: damaged: {error!r}; delete the run's folder and train it again"
+        ) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import fitting, run_folder, run_pictures, runs
+from pipelines import fitting, run_folder, run_pictures, runs, trainable
 from pipelines.config import TrainTailConfig
 from pipelines.execution import devices, replicas, slots
 from pipelines.execution.replicas import Replicas
@@ -64,7 +64,7 @@ class Start:
             folder = find_folder(self.features_dir, config.node)
             marks = stack.enter_context(locks.reading(folder))
             cache = FeatureCache(folder)
-            fitting.check_cache(cache, config, len(asks))
+            trainable.check_cache(cache, config, len(asks))
             opened = self._open(asks, cache, marks, stack)
             left = [found for found in opened if found.summary is None]
             for found in opened:
@@ -170,7 +170,7 @@ class Start:
         key = str(cache.fingerprint["weights_sha256"])
         if key not in self._backbones:
             self._backbones[key] = models.load_backbone(cache, self.workspace_dir)
-        fitting.check_parts(cache, config, self.configure(config))
+        trainable.check_parts(cache, config, self.configure(config))
         if "pretrained" in (config.default, config.head_init):
             models.check_own_classes(self._backbones[key], cache.classes)
         return self._backbones[key]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
-from pipelines import fitting, run_folder, runs
-from pipelines.config import TrainTailConfig
-from pipelines.errors import ConfigError, ManifestError, TrainingError
+from pipelines import runs, train_chain
+from pipelines.config import ExtractConfig, TrainTailConfig
+from pipelines.errors import ConfigError, SavedInterrupt, TrainingError
 from pipelines.execution import replicas
 from pipelines.progress import Progress
-from pipelines.storage.cache import FeatureCache, find_folder
+from pipelines.storage.cache import find_folder
 from pipelines.train_runs import Ask, Start
-from pipelines.training import chain, sweep
+from pipelines.training import sweep
 from pipelines.training.loop import StoppedError, Watch, never
 
 
@@ -29,7 +27,7 @@ def run(
     seed: int,
     progress: Progress,
     watch: Watch = never,
-    backbone_name: str = "",
+    network: ExtractConfig | None = None,
 ) -> dict[str, Any]:
     """Train a run, a chain of blocks or a sweep of heads, going on where an earlier start stopped.
 
@@ -40,7 +38,7 @@ def run(
         seed: of the order and the head's start.
         progress: told about the steps.
         watch: asked behind each step whether to stop; what was done is saved before this raises.
-        backbone_name: of the network whose blocks to train where there is no cache yet.
+        network: the settings of extract, which say whose blocks to train where no cache does.
 
     Returns:
         The summary: stage, run, node, num_steps, best_val_top1, default_best_val_top1,
@@ -53,87 +51,24 @@ def run(
         ManifestError: no whole cache, or a run of this name has other settings.
         TrainingError: the settings do not go together, or the loss is no number.
         ShardError: a shard is damaged, or the disk refuses.
-        KeyboardInterrupt: it was asked to stop.
+        SavedInterrupt: it was asked to stop.
     """
     started = time.monotonic()
-    _check_settings(config)
+    check_settings(config)
     start = Start(workspace_dir, features_dir, seed, progress, watch)
     try:
         if config.blocks:
-            summary = _train_blocks(start, config, backbone_name)
+            summary = train_chain.train(start, config, network or ExtractConfig())
         elif config.sweep:
             summary = _train_sweep(start, config)
         else:
             (summary,) = start.train([Ask(config.run, config)])
     except StoppedError as error:
-        progress.say(f"stopped and saved: {error}; the same command goes on from there")
-        raise KeyboardInterrupt from error
+        raise SavedInterrupt(
+            f"stopped and saved: {error}; the same command goes on from there"
+        ) from error
     summary["seconds"] = round(time.monotonic() - started, 3)
     return summary
-
-
-def missing_nodes(features_dir: Path, config: TrainTailConfig, backbone_name: str) -> list[str]:
-    """List the nodes whose caches a chain of blocks still needs.
-
-    Args:
-        features_dir: the folder of the caches.
-        config: the settings.
-        backbone_name: of the network where there is no cache yet.
-
-    Raises:
-        ConfigError: the network has fewer blocks, or several hosts ask.
-        ManifestError: the caches do not go together.
-    """
-    _check_settings(config)
-    if replicas.hosts().num > 1:
-        raise ConfigError(
-            "--extract: not on several hosts at once; run `bottleneck extract` first, then all of "
-            "them without --extract",
-            is_usage=True,
-        )
-    return chain.missing_nodes(features_dir, backbone_name, config.blocks, config.run)
-
-
-def _train_blocks(start: Start, config: TrainTailConfig, backbone_name: str) -> dict[str, Any]:
-    """Train one run a block, each from the best of the one before (thesis, 3.4.1)."""
-    start.configure(config)
-    links = chain.plan(
-        chain.backbone_name(start.features_dir, backbone_name), config.blocks, config.run
-    )
-    lacking = chain.missing(start.features_dir, links)
-    if lacking:
-        flags = " ".join(f"--node {node}" for node in lacking)
-        raise ManifestError(
-            f"{start.features_dir}: no whole cache of {', '.join(lacking)}; run "
-            f"`bottleneck extract {flags}`, or give --extract here, too"
-        )
-    _check_links(start, links, config)
-    summaries = []
-    for link in links:
-        here = config.model_copy(update={"node": link.node, "start_from": link.start_from})
-        start.progress.say(f"block {link.block}, from the cache of {link.node}: run {link.run}")
-        summaries += start.train([Ask(link.run, here)])
-        gc.collect()
-    return {**summaries[-1], "runs": summaries}
-
-
-def _check_links(start: Start, links: Sequence[chain.Link], config: TrainTailConfig) -> None:
-    """Refuse at once what a later run of a chain would refuse when those before are trained."""
-    branches: dict[tuple[str, ...], str] = {}
-    for link in links:
-        cache = FeatureCache(find_folder(start.features_dir, link.node))
-        fitting.check_cache(cache, config, 1)
-        described = start.describe(cache, Ask(link.run, config))
-        run_folder.check_name(
-            start.workspace_dir, link.run, described, link.start_from, config.overwrite
-        )
-        branches.setdefault(described.branches, link.node)
-    if len(branches) > 1:
-        told = (f"{node} has {','.join(names)}" for names, node in branches.items())
-        raise ManifestError(
-            f"{start.features_dir}: the caches have other branches each: {'; '.join(told)}; "
-            "give --branches with those that all of them have"
-        )
 
 
 def _train_sweep(start: Start, config: TrainTailConfig) -> dict[str, Any]:
@@ -151,10 +86,10 @@ def _train_sweep(start: Start, config: TrainTailConfig) -> dict[str, Any]:
                 f"sweep: {one.run} and {other.run} are the same; leave out one of them",
                 is_usage=True,
             )
-    summaries = [
-        {**values, "diverged_step": None, **summary}
-        for values, summary in zip(chosen, start.train(asks), strict=True)
-    ]
+    summaries: list[dict[str, Any]] = []
+    for ask, summary in zip(asks, start.train(asks), strict=True):
+        swept = {name: getattr(ask.config, name) for name in chosen[0]}
+        summaries.append({**swept, "diverged_step": None, **summary})
     good = [summary for summary in summaries if summary["diverged_step"] is None]
     if not good:
         raise TrainingError(
@@ -169,8 +104,12 @@ def _train_sweep(start: Start, config: TrainTailConfig) -> dict[str, Any]:
     return {**head, "runs": summaries}
 
 
-def _check_settings(config: TrainTailConfig) -> None:
-    """Refuse settings that exclude each other."""
+def check_settings(config: TrainTailConfig) -> None:
+    """Refuse settings that exclude each other.
+
+    Raises:
+        ConfigError: they do.
+    """
     for one, other in (
         ("blocks", "node"),
         ("blocks", "sweep"),

@@ -68,10 +68,7 @@ def find(workspace_dir: Path, name: str) -> Finished:
     """
     described = runs.read(workspace_dir, name)
     run_dir = runs.folder_of(workspace_dir, name)
-    if not (run_dir / runs.SUMMARY).exists():
-        raise TrainingError(
-            f"{run_dir}: not finished; run `bottleneck train-tail` again, it goes on"
-        )
+    runs.check_finished(workspace_dir, name)
     try:
         made_from = described.fingerprint["cache"]
         versions = Versions.of_cache(made_from, described.branches)

@@ -14,6 +14,7 @@ from pipelines import runs, status
 from pipelines.analysis.curves import Point
 from pipelines.storage.manifest import ShardFolder
 from pipelines.storage.plan import Plan, Receipt, split_into_tasks
+from pipelines.training.checkpoints import Kept, Store
 
 VARIANTS = "variants/jpeg"
 NUM_IMAGES, NUM_PROBLEMS = 60, 2
@@ -98,12 +99,14 @@ def make_trained(workspace_dir: Path, name: str = "first", top1: float = 0.75, *
     """Write a run that is trained to its end; see `make_run`."""
     folder = make_run(workspace_dir, name, **run)
     (folder / runs.SUMMARY).write_text(json.dumps({**SUMMARY, "best_val_top1": top1}))
+    for model in ("topology", "default"):
+        Store.of(folder, model).save(Kept(30, 20, 20), {}, {})
     return folder
 
 
 def make_old(folder: Path, worked_s: float) -> None:
     """Let all files of a run have been written at a time."""
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         os.utime(path, (worked_s, worked_s))
 
 

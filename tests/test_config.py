@@ -23,6 +23,17 @@ def key_id(value: object) -> str | None:
     return value.__name__ if isinstance(value, type) else None
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        *(("0.50 epochs", "0.5epochs"), ("1epoch", "1epochs"), (".5epochs", "0.5epochs")),
+        *(("10epochs", "10epochs"), ("02000", "2000"), (2000, "2000"), ("0", "0")),
+    ],
+)
+def test_number_of_steps_is_spelled_one_way(given, kept):
+    assert TrainTailConfig(eval_every=given).eval_every == kept
+
+
 @pytest.mark.parametrize(("model", "name"), KEYS, ids=key_id)
 def test_key_has_a_sentence_and_says_what_is_allowed(model, name):
     field = model.model_fields[name]

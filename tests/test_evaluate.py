@@ -229,7 +229,7 @@ def test_eval_without_any_run_raises(tmp_path):
 
 def test_eval_unfinished_run_raises(workspace):
     (workspace / "runs" / "avg_pool" / "summary.json").unlink()
-    with pytest.raises(TrainingError, match=r"avg_pool: not finished; .*train-tail` again"):
+    with pytest.raises(TrainingError, match=r"avg_pool: not finished; train it to its end first"):
         judge(workspace)
 
 

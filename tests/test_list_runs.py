@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -127,6 +128,20 @@ def test_runs_damaged_one_is_a_row_that_says_so(name, content, problem, tmp_path
     assert (damaged["run"], damaged["state"], other["state"]) == ("a", "damaged", "done")
     assert damaged["problem"].startswith(f"{tmp_path}{problem}")
     assert damaged["last_worked"] == pytest.approx(other["last_worked"], abs=60)
+
+
+def test_runs_one_whose_checkpoints_are_gone_is_damaged(tmp_path):
+    shutil.rmtree(make_trained(tmp_path) / "checkpoints" / "default")
+    (row,) = rows_of(tmp_path)
+    assert row["state"] == "damaged"
+    assert "the checkpoints of its default model are gone; restore them, or" in row["problem"]
+
+
+def test_runs_one_that_diverged_says_so_and_how(tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "diverged.json").write_text('{"step": 3, "reason": "the loss is nan at step 3"}')
+    (row,) = rows_of(tmp_path)
+    assert (row["state"], row["problem"]) == ("diverged", "diverged: the loss is nan at step 3")
 
 
 @pytest.mark.parametrize(("version", "which"), [(1, "an earlier"), (3, "a later")])

@@ -77,6 +77,11 @@ def test_run_outcome_tells_rate_and_wait_of_the_steps(finished):
     assert 0 <= finished[1].data_wait <= 1
 
 
+def test_run_of_a_single_step_has_no_rate(cache, tmp_path):
+    outcome = train(tmp_path, cache, epochs=1, batch_size=44)
+    assert (outcome.num_steps, outcome.images_per_s, outcome.data_wait) == (1, None, None)
+
+
 def test_run_notes_the_time_of_each_evaluation_beside_the_history(finished):
     text = (finished[0] / "timings.jsonl").read_text(encoding="utf-8")
     noted = [json.loads(line) for line in text.splitlines()]

@@ -68,7 +68,7 @@ def test_build_pretrained_head_without_original_raises(cache):
 
 def test_build_pretrained_head_of_other_classes_raises(tmp_path):
     made = make_cache(tmp_path / "first", tiny(), (8, 8, 6), rows={"val": 4})
-    with pytest.raises(TrainingError, match=r"4 classes .* are not the 5 that tiny was trained on"):
+    with pytest.raises(TrainingError, match=r"4 classes .* are not the 5 that the network was"):
         models.build(tiny(), made, Design(BRANCHES, head_init="pretrained"), 3)
 
 

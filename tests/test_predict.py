@@ -197,7 +197,7 @@ def test_predict_unknown_run_raises_listing_the_others(trained_once, photo):
 
 def test_predict_unfinished_run_raises(trained, photo):
     (trained / "runs" / "pooled" / "summary.json").unlink()
-    with pytest.raises(TrainingError, match=r"pooled: not finished; .*train-tail` again"):
+    with pytest.raises(TrainingError, match=r"pooled: not finished; train it to its end first"):
         run(trained, "pooled", photo)
 
 

@@ -81,11 +81,15 @@ def test_train_tail_asked_to_end_saves_says_so_and_goes_on(undisturbed, workspac
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    said = re.search(r"stopped and saved: (topology|default) at step (\d+); the same comm", stderr)
+    last = stderr.splitlines()[-1]
+    assert "stopping behind this step, then saving; Ctrl-C again ends at once" in stderr
+    said = re.fullmatch(
+        r"stopped and saved: (topology|default) at step (\d+); the same command goes on from there",
+        last,
+    )
     assert said, stderr
     store = Store.of(workspace / "runs" / NODE, said[1])
     assert store.kept().latest == int(said[2])
-    assert stderr.splitlines()[-1].startswith("interrupted; what is whole is kept")
     result = bottleneck(workspace, "train-tail", *FLAGS)
     assert result.returncode == 0, result.stderr
     assert result_of(workspace) == result_of(undisturbed)

@@ -118,7 +118,7 @@ def test_start_from_itself_raises_and_keeps_the_run(workspace):
 
 def test_start_from_unfinished_run_raises(workspace):
     (workspace / "runs" / "first" / "summary.json").unlink()
-    with pytest.raises(TrainingError, match="runs/first: not finished; train that run to its end"):
+    with pytest.raises(TrainingError, match="runs/first: not finished; train it to its end first"):
         train(workspace, "avg_pool", run="second", start_from="first")
 
 

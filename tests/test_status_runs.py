@@ -68,8 +68,17 @@ def test_status_runs_that_are_damaged_or_half_deleted_stop_nothing(tmp_path):
         *("damaged", "stopped", "damaged")
     ]
     assert stages["train-tail a"]["problem"].startswith(f"{tmp_path}/runs/a/run.json: cannot be")
-    assert stages["train-tail c"]["problem"].startswith(f"{tmp_path}/runs/c: damaged: JSONDecode")
+    assert stages["train-tail c"]["problem"].startswith(
+        f"{tmp_path}/runs/c/history.jsonl: damaged: JSONDecode"
+    )
     assert len(stages) == 7
+
+
+def test_status_of_a_run_that_diverged_says_so(tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "diverged.json").write_text('{"step": 3, "reason": "the loss is nan at step 3"}')
+    stage = stages_of(tmp_path)["train-tail first"]
+    assert (stage["state"], stage["problem"]) == ("diverged", "diverged: the loss is nan at step 3")
 
 
 @pytest.mark.parametrize("text", ["[]\n", "{\n", '{"time": "now", "images_per_s": 1}\n', "\0\n"])

@@ -11,9 +11,9 @@ from caches import lite0, make_cache
 from commands import invoke, the_error
 from processes import bottleneck, kill_when, tree
 
-from pipelines import runs, train_tail
-from pipelines.config import TrainTailConfig
-from pipelines.errors import ConfigError, ManifestError
+from pipelines import runs, train_chain, train_tail
+from pipelines.config import ExtractConfig, TrainTailConfig
+from pipelines.errors import ConfigError, ManifestError, PipelineError
 from pipelines.progress import Silent
 from pipelines.training import chain, checkpoints
 from pipelines.training.checkpoints import Store
@@ -24,9 +24,10 @@ FLAGS = ("--blocks", "2", "--batch-size", "5", "--epochs", "2", "--eval-every", 
 NAMES = ["blocks-1-FC", "blocks-2-top_activation"]
 
 
-def train(workspace, progress=None, **settings):
+def train(workspace, progress=None, network=None, **settings):
     config = TrainTailConfig(**{"batch_size": 5, "epochs": 1, "blocks": 2, **settings})
-    return train_tail.run(workspace, workspace / "features", config, 0, progress or Silent())
+    where, progress = (workspace, workspace / "features"), progress or Silent()
+    return train_tail.run(*where, config, 0, progress, network=network)
 
 
 def make_workspace(folder, shapes=SHAPES):
@@ -124,7 +125,7 @@ def test_blocks_whose_caches_are_missing_name_the_one_command_that_makes_them(tm
         match=r"no whole cache of block6d_add, block6c_add; run "
         r"`bottleneck extract --node block6d_add --node block6c_add`, or give --extract here",
     ):
-        train(workspace, blocks=3)
+        train(workspace, blocks=3, network=ExtractConfig(backbone="efficientnet_lite0"))
     assert not (workspace / "runs").exists()
 
 
@@ -152,8 +153,11 @@ def test_blocks_are_of_the_network_of_the_settings_where_caches_are_of_several(t
     workspace = make_workspace(tmp_path)
     other = dataclasses.replace(lite0(), name="another")
     make_cache(workspace / "features" / "a_node", other, (3,), rows=ROWS)
-    names = [chain.backbone_name(workspace / "features", name) for name in (lite0().name, "third")]
-    assert names == ["efficientnet_lite0", "another"]
+    found = chain.survey(workspace / "features", lite0().name, 2, "")
+    assert (found.backbone, found.lacking) == ("efficientnet_lite0", [])
+    assert found.like == workspace / "features" / "avg_pool"
+    with pytest.raises(ConfigError, match="'another'"):
+        chain.survey(workspace / "features", "third", 2, "")
 
 
 def test_blocks_without_any_cache_take_the_network_of_the_settings(tmp_path):
@@ -175,6 +179,58 @@ def test_blocks_with_extract_make_what_is_missing(extracted, tmp_path):
     assert (workspace / "features" / "block6d_add" / "manifest.json").exists()
     assert (workspace / "runs" / NAMES[1] / "summary.json").exists()
     assert "extract: 40 images" in result.stderr
+
+
+def test_blocks_lacking_a_cache_ask_for_one_like_those_that_are_there(tmp_path):
+    workspace = make_workspace(tmp_path, {"avg_pool": (1280,)})
+    (workspace / "features").rename(workspace / "other")
+    where = workspace, workspace / "other"
+    config = TrainTailConfig(blocks=2, batch_size=5)
+    lacking = train_chain.find_lacking(*where, config, 0, ExtractConfig(weights="none"))
+    assert lacking == {
+        "node": ("block6d_add",),
+        "backbone": "efficientnet_lite0",
+        "weights": "imagenet",
+        "features_dir": str(where[1]),
+    }
+    flags = "--node block6d_add --backbone efficientnet_lite0 --features-dir /.*/other"
+    with pytest.raises(ManifestError, match=f"run `bottleneck extract {flags}`, or give"):
+        train_tail.run(*where, config, 0, Silent())
+
+
+def test_blocks_lacking_nothing_ask_for_nothing(tmp_path):
+    workspace = make_workspace(tmp_path)
+    where, config = (workspace, workspace / "features"), TrainTailConfig(blocks=2, batch_size=5)
+    assert train_chain.find_lacking(*where, config, 0, ExtractConfig()) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 99}, "give --batch-size 10 or less"),
+        ({"default": "pretrained"}, r"4 classes \(ant, bee, cow, ...\) are not the 1,000"),
+        ({"epochs": 3}, "made with .*epochs 1, now 3"),
+    ],
+)
+def test_blocks_lacking_a_cache_are_refused_before_it_is_made(tmp_path, settings, words):
+    workspace = make_workspace(tmp_path, {"avg_pool": (1280,)})
+    train(workspace, blocks=1)
+    config = TrainTailConfig(**{"blocks": 2, "batch_size": 5, "epochs": 1, **settings})
+    where, network = (workspace, workspace / "features"), ExtractConfig()
+    with pytest.raises(PipelineError, match=words):
+        train_chain.find_lacking(*where, config, 0, network)
+    with pytest.raises(PipelineError, match=words):
+        train_tail.run(*where, config, 0, Silent(), network=network)
+
+
+def test_blocks_without_any_cache_are_refused_by_what_the_variants_say(extracted, tmp_path):
+    shutil.copytree(extracted.path / "variants", tmp_path / "variants")
+    where, network = (tmp_path, tmp_path / "features"), ExtractConfig(backbone="efficientnet_lite0")
+    config = TrainTailConfig(blocks=1, batch_size=999)
+    with pytest.raises(ConfigError, match=r"size 999: .*variants/jpeg has .* images to learn"):
+        train_chain.find_lacking(*where, config, 0, network)
+    lacking = train_chain.find_lacking(*where, TrainTailConfig(blocks=1, batch_size=2), 0, network)
+    assert lacking == {"node": ("avg_pool",)}
 
 
 def test_blocks_of_caches_with_other_images_raise(tmp_path):
@@ -297,6 +353,25 @@ def test_recipe_is_beaten_by_what_is_given_beside_it():
     assert recipe(epochs=3).epochs == 3
     for beside in ({"node": "avg_pool"}, {"sweep": ("cuts=0,1",)}, {"start_from": "first"}):
         assert recipe(**beside).blocks == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"node": "avg_pool"}, (0, "avg_pool", ())),
+        ({"sweep": ("cuts=0,1",)}, (0, "", ("cuts=0,1",))),
+        ({"blocks": "3"}, (3, "", ())),
+        ({}, (2, "", ())),
+    ],
+)
+def test_flags_beat_what_they_exclude_in_the_file(flags, expected):
+    from pipelines import workspace
+
+    content = {"train-tail": {"blocks": 2}}
+    if "blocks" in flags:
+        content = {"train-tail": {"node": "avg_pool", "start_from": "first"}}
+    config = workspace.table(content, "train-tail", flags)
+    assert (config.blocks, config.node, config.sweep) == expected
 
 
 def test_recipe_flag_beats_the_file_and_is_beaten_by_flags():

@@ -10,7 +10,7 @@ from commands import invoke, the_error
 from processes import tree
 
 from bottleneck_cli import tables
-from pipelines import evaluate, runs, train_tail
+from pipelines import evaluate, list_runs, runs, train_tail
 from pipelines.config import EvalConfig, TrainTailConfig
 from pipelines.errors import ConfigError, ManifestError, TrainingError
 from pipelines.progress import Silent
@@ -47,15 +47,15 @@ def test_sweep_trains_a_run_for_each_combination(swept):
     workspace, summary = swept
     assert [run["run"] for run in summary["runs"]] == [f"avg_pool-{i}" for i in range(1, 5)]
     assert [(run["learning_rate"], run["fusion"]) for run in summary["runs"]] == [
-        ("0.001", "concat"),
-        ("0.001", "mean"),
-        ("0.0001", "concat"),
-        ("0.0001", "mean"),
+        (0.001, "concat"),
+        (0.001, "mean"),
+        (0.0001, "concat"),
+        (0.0001, "mean"),
     ]
     for run in summary["runs"]:
         made = runs.read(workspace, run["run"])
         assert made.fusion == run["fusion"]
-        assert made.fingerprint["learning_rate"] == float(run["learning_rate"])
+        assert made.fingerprint["learning_rate"] == run["learning_rate"]
 
 
 def test_sweep_summary_is_that_of_the_best_by_validation(swept):
@@ -105,6 +105,11 @@ def test_sweep_goes_on_without_heads_that_diverge(swept, tmp_path, notes):
     assert any(text.startswith("avg_pool-1 topology: the loss is ") for text in notes.said)
     # Nothing is made up for it: it is not finished, and begun again it ends in the same way.
     assert not (workspace / "runs" / "avg_pool-1" / "summary.json").exists()
+    (row, _) = list_runs.run(workspace)["runs"]
+    assert (row["run"], row["state"]) == ("avg_pool-1", "diverged")
+    assert row["problem"].startswith("diverged: avg_pool-1 topology: the loss is ")
+    with pytest.raises(TrainingError, match=r"avg_pool-1: diverged: .*; train another run at a lo"):
+        runs.check_finished(workspace, "avg_pool-1")
     again = train(workspace, sweep=("learning_rate=3e38,0.001",))
     assert [run["diverged_step"] for run in again["runs"]] == [bad["diverged_step"], None]
 

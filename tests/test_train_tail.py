@@ -342,7 +342,7 @@ def test_train_tail_gradients_of_a_left_out_original_raise_before_anything_is_wr
 @pytest.mark.parametrize("setting", [{"default": "pretrained"}, {"head_init": "pretrained"}])
 def test_train_tail_pretrained_on_other_classes_raises_before_any_step(pooled, setting):
     with pytest.raises(
-        TrainingError, match=r"4 classes \(ant, bee, cow, \.\.\.\) are not the 1000"
+        TrainingError, match=r"4 classes \(ant, bee, cow, \.\.\.\) are not the 1,000"
     ):
         train(pooled, **setting)
     assert not (pooled / "runs" / "avg_pool" / "run.json").exists()
@@ -358,6 +358,9 @@ def test_train_tail_huge_learning_rate_raises_and_keeps_a_good_checkpoint(pooled
     weights = best(pooled, "avg_pool")
     assert all(np.isfinite(value).all() for value in weights.values())
     assert not (pooled / "runs" / "avg_pool" / "summary.json").exists()
+    assert "at step" in runs.diverged(pooled / "runs" / "avg_pool")
+    train(pooled, overwrite=True)
+    assert not runs.diverged(pooled / "runs" / "avg_pool")
 
 
 class Thief(Silent):

@@ -100,12 +100,23 @@ def check_own_classes(backbone: backbones.Backbone, classes: Sequence[str]) -> N
             f"{backbone.name}: its weights came without a classifier; "
             "use --default trained and --head-init random"
         )
-    is_imagenet = all(_WNID.fullmatch(name) for name in classes) and list(classes) == sorted(
-        classes
-    )
-    if len(classes) != backbone.num_classes or not is_imagenet:
+    check_imagenet(classes, backbone.num_classes)
+
+
+def check_imagenet(classes: Sequence[str], num_classes: int = 1_000) -> None:
+    """Check that classes are those of ImageNet; see `check_own_classes`.
+
+    Args:
+        classes: names in the order of the labels.
+        num_classes: how many there should be.
+
+    Raises:
+        TrainingError: they are not.
+    """
+    is_known = all(_WNID.fullmatch(name) for name in classes) and list(classes) == sorted(classes)
+    if len(classes) != num_classes or not is_known:
+        shown = ", ".join([*classes[:3], *(["..."] if len(classes) > 3 else [])])
         raise TrainingError(
-            f"{len(classes)} classes ({', '.join(classes[:3])}, ...) are not the "
-            f"{backbone.num_classes} that {backbone.name} was trained on (WordNet IDs, ascending); "
-            "use --default trained and --head-init random"
+            f"{len(classes)} classes ({shown}) are not the {num_classes:,} that the network was "
+            "trained on (WordNet IDs, ascending); use --default trained and --head-init random"
         )

@@ -68,55 +68,42 @@ def plan(backbone_name: str, num_blocks: int, name: str) -> list[Link]:
     return links
 
 
-def backbone_name(features_dir: Path, otherwise: str) -> str:
-    """Name the network whose blocks are trained: of a cache that is there, or of the settings.
+@dataclass(frozen=True)
+class Survey:
+    """A chain, and what it finds of the caches that it needs.
+
+    Attributes:
+        links: its runs, in their order.
+        lacking: nodes whose caches are not there, or not whole.
+        backbone: the network.
+        like: a whole cache of that network, whose images the others have to have; None for none.
+    """
+
+    links: list[Link]
+    lacking: list[str]
+    backbone: str
+    like: Path | None
+
+
+def survey(features_dir: Path, backbone_name: str, num_blocks: int, name: str) -> Survey:
+    """Plan a chain, and check the caches that it needs.
 
     Args:
         features_dir: the folder of the caches.
-        otherwise: of the settings; counts where a cache is of it, or where there is none.
-
-    Raises:
-        ManifestError: nothing names one.
-    """
-    found = []
-    for path in sorted(features_dir.glob("*/")):
-        with contextlib.suppress(ManifestError, ShardError):  # said where it is trained from
-            found.append(str(FeatureCache(path).fingerprint["backbone"]))
-    if found and otherwise not in found:
-        return found[0]
-    if not otherwise:
-        raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract` first")
-    return otherwise
-
-
-def missing_nodes(features_dir: Path, otherwise: str, num_blocks: int, name: str) -> list[str]:
-    """List the nodes whose caches a chain lacks, without TensorFlow in this process.
-
-    What TensorFlow runs on is settled when it starts, and training has devices of its own; so a
-    process of its own looks at the network. See `backbone_name` and `plan` for the arguments.
+        backbone_name: of the settings; counts where a cache is of it, or where there is none.
+        num_blocks: how many blocks, counted from the end of the network.
+        name: with which the runs' names begin; empty for `DEFAULT_NAME`.
 
     Raises:
         ConfigError: the network has fewer blocks that can read a cache.
-        ManifestError: the caches do not go together.
+        ManifestError: the caches do not go together, or nothing names a network.
     """
-    asked = (features_dir, otherwise, num_blocks, name)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_missing_nodes, *asked).result()
-
-
-def _missing_nodes(features_dir: Path, otherwise: str, num_blocks: int, name: str) -> list[str]:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to tell
-    os.environ.update(slots.visible_to_one(slots.CPU))
-    devices.configure()
-    return missing(features_dir, plan(backbone_name(features_dir, otherwise), num_blocks, name))
-
-
-def missing(features_dir: Path, links: list[Link]) -> list[str]:
-    """Check the caches of a chain; return the nodes of those that are not there or not whole.
-
-    Raises:
-        ManifestError: they are of several networks, images or classes.
-    """
+    there = _whole_caches(features_dir)
+    networks = [str(cache.fingerprint["backbone"]) for cache in there]
+    backbone = backbone_name if backbone_name in networks or not networks else networks[0]
+    if not backbone:
+        raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract` first")
+    links = plan(backbone, num_blocks, name)
     found, lacking = [], []
     for link in links:
         try:
@@ -125,7 +112,34 @@ def missing(features_dir: Path, links: list[Link]) -> list[str]:
             lacking.append(link.node)
     for cache in found[1:]:
         _check_goes_with(cache, found[0])
-    return lacking
+    like = found or [cache for cache in there if cache.fingerprint["backbone"] == backbone]
+    return Survey(links, lacking, backbone, like[0].path if like else None)
+
+
+def survey_apart(features_dir: Path, backbone_name: str, num_blocks: int, name: str) -> Survey:
+    """Do what `survey` does, without TensorFlow in this process.
+
+    What TensorFlow runs on is settled when it starts, and training has devices of its own; so a
+    process of its own looks at the network.
+    """
+    asked = (features_dir, backbone_name, num_blocks, name)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_survey_on_cpu, *asked).result()
+
+
+def _survey_on_cpu(features_dir: Path, backbone_name: str, num_blocks: int, name: str) -> Survey:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to tell
+    os.environ.update(slots.visible_to_one(slots.CPU))
+    devices.configure()
+    return survey(features_dir, backbone_name, num_blocks, name)
+
+
+def _whole_caches(features_dir: Path) -> list[FeatureCache]:
+    found = []
+    for path in sorted(features_dir.glob("*/")):
+        with contextlib.suppress(ManifestError, ShardError):  # said where it is trained from
+            found.append(FeatureCache(path))
+    return found
 
 
 def _check_goes_with(cache: FeatureCache, first: FeatureCache) -> None:

@@ -19,6 +19,7 @@ from pipelines.training.clock import Clock
 from pipelines.training.feeds import Fed, Feed
 from pipelines.training.trainee import Trainee
 
+_LARGE = 1e4  # from here on a loss is shown in short
 _ASK_EVERY = 10  # questions, one of which goes to all hosts: it waits for the slowest
 
 
@@ -46,15 +47,15 @@ class Outcome:
     Attributes:
         num_steps: steps taken.
         best_val_top1: accuracy of the best checkpoint on val, 0..1.
-        images_per_s: in the steps of this start; 0 where there were none.
+        images_per_s: in the steps of this start, the first left out; None where there was no other.
         data_wait: share of their time that they waited for batches.
         diverged: why the model left the training; its last good checkpoint is kept.
     """
 
     num_steps: int
     best_val_top1: float
-    images_per_s: float = 0.0
-    data_wait: float = 0.0
+    images_per_s: float | None = None
+    data_wait: float | None = None
     diverged: DivergedError | None = None
 
 
@@ -126,8 +127,8 @@ class Trainer:
             Outcome(
                 trainee.state.step,
                 trainee.state.plateau.best,
-                self._clock.images_per_s,
-                self._clock.data_wait,
+                self._clock.images_per_s if self._clock.num_images else None,
+                self._clock.data_wait if self._clock.num_images else None,
                 trainee.diverged,
             )
             for trainee in self._trainees
@@ -257,7 +258,7 @@ class Trainer:
 
 
 def _range(values: Sequence[float], form: str) -> str:
-    low, high = format(min(values), form), format(max(values), form)
+    low, high = (format(v, ".3g" if abs(v) >= _LARGE else form) for v in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
@@ -268,7 +269,7 @@ def _said(judged: Sequence[tuple[Trainee, judging.Evaluation, bool]], steps_per_
     if len(judged) > 1:
         top1s = [evaluation.top1 for _, evaluation, _ in judged]
         best = judged[top1s.index(max(top1s))][0].name
-        return f"{at}, {len(judged)} models: val top-1 {_range(top1s, '.2%')} ({best})"
+        return f"{at}, {len(judged)} models: val top-1 {_range(top1s, '.2%')}, best: {best}"
     top5 = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
     return f"{first.name}, {at}: val top-1 {found.top1:.2%}{top5}, loss {found.loss:.4f}" + (
         ", best so far" if is_better else ""
