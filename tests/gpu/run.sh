@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the checks of test_gpu.py on this machine: what GPUs there are, then check by check with its
+# Runs the checks of this folder on this machine: what GPUs there are, then check by check with its
 # time, and why one was left out. Arguments go to pytest.
 #
 #   make env EXTRAS=demo,dev,gpu

@@ -14,7 +14,6 @@ import json
 import logging
 import multiprocessing
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,21 +26,19 @@ from bottleneck_cli import tables
 from pipelines import compress, extract
 from pipelines.config import CompressConfig, ExtractConfig
 from pipelines.errors import ConfigError, ManifestError
-from pipelines.execution import slots
 from pipelines.execution.slots import Gpu
 from pipelines.extraction.cut_check import BOUNDS
 from pipelines.networks.efficientnet_lite0 import weights_path
 from pipelines.networks.torch_pickle import read_state_dict
 from pipelines.progress import Silent
 
-REASON = "needs a GPU that TensorFlow can use"
 NODE, MAPS = "avg_pool", "block7a_expand_activation"
 NUM_SHARDS = 8
 NOT_VISIBLE = "-1"
 
 pytestmark = pytest.mark.slow
 if not Path("/dev/nvidiactl").exists():
-    pytest.skip(REASON, allow_module_level=True)
+    pytest.skip("needs a GPU that TensorFlow can use", allow_module_level=True)
 
 
 class Watching(Silent):
@@ -53,26 +50,6 @@ class Watching(Silent):
     def advance(self, count: int) -> None:
         if count > 0:
             self._look()
-
-
-@pytest.fixture(scope="module")
-def there() -> list[Gpu]:
-    """The GPUs of this machine."""
-    program = (
-        "from pipelines.execution import devices\ndevices.configure()\nprint(devices.has_gpu())\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    if result.stdout.split()[-1:] != ["True"]:
-        pytest.skip(f"{REASON}: {result.stderr[-500:]}")
-    return slots.gpus()
-
-
-@pytest.fixture(scope="module")
-def alike(there: list[Gpu]) -> list[Gpu]:
-    """The GPUs, where they are several of one kind."""
-    if len(there) < 2 or not there[0].name or len({gpu.name for gpu in there}) > 1:
-        pytest.skip("needs two GPUs of one kind, known by name")
-    return there
 
 
 @pytest.fixture(scope="module")
