@@ -5,13 +5,13 @@
 #   VENV         where the environment lies (.venv)
 #   EXTRAS       extras of setup.cfg to install, separated by commas (demo,dev)
 #   FULL         1: the demo takes its whole data set
-#   PYTEST_ARGS  arguments for pytest (-n 3 --dist loadfile), such as 'tests/test_metrics.py -k ranks'
+#   PYTEST_ARGS  arguments for pytest (-n 2 --dist loadfile), such as 'tests/test_metrics.py -k ranks'
 
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= demo,dev
 FULL ?= 0
-PYTEST_ARGS ?= -n 3 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 comma := ,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,8 @@ from gpus import put_gpus, put_program
 from images import write_jpeg, write_png
 
 from pipelines.config import CompressConfig, ExtractConfig, TrainTailConfig
-from pipelines.execution import devices, inline
+from pipelines.execution import devices, inline, slots
+from pipelines.execution.slots import Gpu
 from pipelines.progress import Silent
 
 NUM_PER_CLASS = 10
@@ -157,3 +160,23 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the driver tell of none."""
     put_program(tmp_path, monkeypatch, "exit 0")
+
+
+@pytest.fixture(scope="session")
+def there() -> list[Gpu]:
+    """The GPUs of this machine."""
+    program = (
+        "from pipelines.execution import devices\ndevices.configure()\nprint(devices.has_gpu())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if result.stdout.split()[-1:] != ["True"]:
+        pytest.skip(f"needs a GPU that TensorFlow can use: {result.stderr[-500:]}")
+    return slots.gpus()
+
+
+@pytest.fixture(scope="session")
+def alike(there: list[Gpu]) -> list[Gpu]:
+    """The GPUs, where they are several of one kind."""
+    if len(there) < 2 or not there[0].name or len({gpu.name for gpu in there}) > 1:
+        pytest.skip("needs two GPUs of one kind, known by name")
+    return there

@@ -69,10 +69,10 @@ def run_benchmark(name: str, arguments: str, json_path: Path) -> dict:
         ),
         (
             "memory",
-            "--images 8 12 --nodes avg_pool --qualities 50 --workers 1",
-            ["compress", "extract", "train-tail avg_pool"],
+            "--images 8 12 --nodes avg_pool --qualities 50 --workers 1 --stages compress extract",
+            ["compress", "extract"],
         ),
-        ("scaling", "--images 12 --extracted 16", ["compress", "compress", "extract"]),
+        ("scaling", "--images 12 --parts compress engine", ["compress", "compress"]),
     ],
 )
 def test_benchmark_tiny_writes_finite_positive_ratios(name, arguments, expected, tmp_path):

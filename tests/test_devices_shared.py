@@ -225,7 +225,7 @@ def test_two_processes_one_killed_the_other_ends_and_both_go_on(alone, tmp_path,
     assert_same_training(workspace, alone)
 
 
-def test_two_processes_one_asked_to_end_both_stop_and_save(alone, tmp_path):
+def test_two_processes_one_asked_to_end_both_stop_and_save(tmp_path):
     workspace = make_workspace(tmp_path)
     path = workspace / "runs" / NODE / "history.jsonl"
     with Cluster([workspace] * 2) as cluster:
@@ -239,10 +239,6 @@ def test_two_processes_one_asked_to_end_both_stop_and_save(alone, tmp_path):
     assert said[0].groups() == said[1].groups()
     kept = Store.of(workspace / "runs" / NODE, said[0][1]).kept()
     assert kept.latest == int(said[0][2])
-    with Cluster([workspace] * 2) as cluster:
-        for status, stderr in cluster.results():
-            assert status == 0, stderr
-    assert_same_training(workspace, alone)
 
 
 def test_two_processes_train_block_by_block(tmp_path):

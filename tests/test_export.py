@@ -292,9 +292,9 @@ def test_export_command_takes_the_folder_from_where_it_runs(trained, tmp_path, m
 def test_export_of_inception_v3_gives_the_probabilities_of_predict(photos, tmp_path):
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    images = CompressConfig(images=str(photos), qualities=(30,), subsampling="4:4:4")
+    images = CompressConfig(images=str(photos), qualities=(30,), subsampling="4:4:4", limit=20)
     compress.run(workspace, images, 0, Silent(), inline.open_crew)
-    cut = ExtractConfig(node=("mixed_10",), weights="none", batch_size=4)
+    cut = ExtractConfig(node=("mixed_10",), weights="none", batch_size=4, check_images=4)
     extract.run(workspace, cut, 3, Silent(), inline.open_crew)
     config = TrainTailConfig(
         run="a", batch_size=7, epochs=1, gradients="all", fusion="original_mean", learning_rate=0.02
