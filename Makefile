@@ -5,6 +5,7 @@
 #   VENV         where the environment lies (.venv)
 #   EXTRAS       extras of setup.cfg to install, separated by commas (demo,dev)
 #   FULL         1: the demo takes its whole data set
+#   QUICK        1: the demo takes a small part of it, which shows little and is soon done
 #   PYTEST_ARGS  arguments for pytest (-n 2 --dist loadfile), such as 'tests/test_metrics.py -k ranks'
 
 PYTHON ?= python3
@@ -32,7 +33,7 @@ help: ## list the targets
 env: $(STAMP) ## make the environment and install the project into it, once
 
 demo: $(STAMP) ## run the demo; FULL=1 takes its whole data set
-	$(BIN)/bottleneck demo$(if $(filter 1,$(FULL)), --full)
+	$(BIN)/bottleneck demo$(if $(filter 1,$(FULL)), --full)$(if $(filter 1,$(QUICK)), --quick)
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -49,7 +50,7 @@ types: $(STAMP) ## check types
 	$(BIN)/mypy
 
 clean: ## remove caches, build leftovers and the demo's workspace
-	rm -rf build dist demo demo-full .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist demo demo-full demo-quick .pytest_cache .mypy_cache .ruff_cache
 	find . -name $(notdir $(VENV)) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too

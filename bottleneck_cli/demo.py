@@ -15,7 +15,7 @@ Example:
   bottleneck demo
   bottleneck demo --full
 """
-_NUM_IMAGES = 600
+_NUM_IMAGES, _NUM_QUICK = 600, 150
 _BLOCK_NODE = "block7a_expand_activation"
 # An epoch is 5 steps here, so more epochs than the thesis takes; the plateau ends a block earlier.
 _SETTINGS: dict[str, dict[str, Any]] = {
@@ -37,26 +37,32 @@ _STAGES: tuple[tuple[str, ...], ...] = (
 
 @click.command("demo", epilog=_EXAMPLE)
 @click.option("--full", is_flag=True, help=f"All 2,624 images instead of {_NUM_IMAGES}.")
+@click.option("--quick", is_flag=True, help=f"Only {_NUM_QUICK} images, which show little.")
 @click.option(
     "-C",
     "--workspace",
     "directory",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The workspace.  [default: demo, with --full demo-full]",
+    help="The workspace.  [default: demo, demo-full or demo-quick]",
 )
 @options.common_flags
 @click.pass_context
-def command(ctx: click.Context, full: bool, directory: Path | None, **flags: Any) -> None:
+def command(
+    ctx: click.Context, full: bool, quick: bool, directory: Path | None, **flags: Any
+) -> None:
     """Run all stages on real photographs that a package ships.
 
     2,624 solar cells (functional or defective, package elpv-dataset) go through EfficientNet-Lite0
     with its ImageNet weights: compressed at ten qualities, cached at two nodes, then two blocks
     are trained in turn, the head first. Safe to repeat: what is done is not done again.
     """
-    directory = directory or Path("demo-full" if full else "demo")
+    if full and quick:
+        raise click.UsageError("--full and --quick: leave out one of them")
+    directory = directory or Path("demo-full" if full else "demo-quick" if quick else "demo")
     if not (directory / workspace.FILE_NAME).exists():
-        compress = {"images": "elpv", **({} if full else {"limit": _NUM_IMAGES})}
+        limit = _NUM_QUICK if quick else _NUM_IMAGES
+        compress = {"images": "elpv", **({} if full else {"limit": limit})}
         comment = "The demonstration; see `bottleneck demo --help`."
         workspace.create(directory, {"compress": compress, **_SETTINGS}, [comment], 0)
     session = options.open_session(directory, workspace.read_file(directory), flags)

@@ -110,9 +110,12 @@ def test_make_help_lists_every_target():
     assert set(listed) == make_targets()
 
 
-@pytest.mark.parametrize(("full", "command"), [("0", "bottleneck demo"), ("1", "demo --full")])
-def test_make_demo_full_takes_the_whole_set(full, command, clone):
-    result = run("make", "--dry-run", "demo", f"FULL={full}", cwd=clone)
+@pytest.mark.parametrize(
+    ("variable", "command"),
+    [("FULL=0", "bottleneck demo"), ("FULL=1", "demo --full"), ("QUICK=1", "demo --quick")],
+)
+def test_make_demo_takes_the_set_that_is_asked_for(variable, command, clone):
+    result = run("make", "--dry-run", "demo", variable, cwd=clone)
     assert result.stdout.rstrip().endswith(command)
 
 
