@@ -167,8 +167,8 @@ class TrainTailConfig(Table):
     )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = key(
         "float32",
-        "In what the tail computes: float32, or for speed on a GPU, with other numbers, "
-        "mixed_float16 or mixed_bfloat16.",
+        "In what the tail computes: float32, or, with other numbers, mixed_float16 or "
+        "mixed_bfloat16, whose speed has not been measured.",
         "float32, mixed_float16 or mixed_bfloat16",
         metavar="NAME",
     )
