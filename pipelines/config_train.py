@@ -99,6 +99,12 @@ class TrainTailConfig(Table):
         "all, or names of cached branches",
         metavar="NAME,NAME,...",
     )
+    copies: Count = key(
+        0,
+        "With --branches original: join so many copies of it as if each were a branch; a control "
+        "with a head as wide, which sees no other version. 0 for none.",
+        "0 or more",
+    )
     fusion: Literal["concat", "mean", "original_mean", "weighted", "gated"] = key(
         "concat",
         "How the branches are joined in front of the head: concat (thesis), or as averages, with a "

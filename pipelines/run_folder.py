@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -57,10 +57,11 @@ class Opened:
     def design(self, model: str) -> Design:
         """Return what its topology is, or its default model."""
         config = self.config
-        branches, fusion = self.described.branches, config.fusion
+        branches, fusion, copies = self.described.branches, config.fusion, config.copies
         if model == "default":
-            branches, fusion = (ORIGINAL,), "concat"
-        return Design(branches, fusion, config.gradients, config.head_init, config.batch_norm)
+            branches, fusion, copies = (ORIGINAL,), "concat", 0
+        kept = config.gradients, config.head_init, config.batch_norm
+        return Design(branches, fusion, *kept, copies)
 
     def store(self, model: str) -> Store:
         """Return the checkpoints of its topology, or of its default model."""
@@ -180,7 +181,8 @@ def describe(
     """
     branches = cache.choose_branches(config.branches)
     cache.choose_branches([ORIGINAL])  # the default model's
-    Design(branches, config.fusion, config.gradients, config.head_init).check()
+    design = Design(branches, config.fusion, config.gradients, config.head_init)
+    replace(design, copies=config.copies).check()
     block_number, parent = 1, None
     if config.start_from:
         if config.start_from == name:
@@ -197,6 +199,8 @@ def describe(
             **{model: checkpoints.sha256(Store.of(parent_dir, model).best) for model in MODELS},
         }
     settings = config.model_dump(mode="json", exclude=_NOT_ITS_OWN)
+    if not config.copies:
+        del settings["copies"]  # runs of before this setting have none, and are the same runs
     is_inside = features_dir.is_relative_to(workspace_dir)
     return runs.Run(
         fingerprint={
@@ -236,6 +240,7 @@ def _check_parent(parent: runs.Run, cache: FeatureCache, config: TrainTailConfig
     branches = cache.choose_branches(config.branches)
     for flag, there, here in (
         ("branches", ",".join(parent.branches), ",".join(branches)),
+        ("copies", str(parent.copies), str(config.copies)),
         ("fusion", parent.fusion, config.fusion),
     ):
         if there != here:

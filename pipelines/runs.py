@@ -46,6 +46,11 @@ class Run:
     seed: int
 
     @property
+    def copies(self) -> int:
+        """Copies of the original that the head joins; 0 where it joins the branches."""
+        return int(self.fingerprint.get("copies", 0))
+
+    @property
     def parent(self) -> str:
         """The run that it started from; empty for none."""
         return str((self.fingerprint.get("start_from") or {}).get("run", ""))

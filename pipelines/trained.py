@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import runs
-from pipelines.errors import ManifestError, PipelineError, TrainingError, WeightsError
+from pipelines.errors import ManifestError, PipelineError, WeightsError
 from pipelines.images.versions import Versions
 from pipelines.networks import backbones, models, nodes
 from pipelines.networks.backbones import Backbone
@@ -98,15 +98,10 @@ def load(run: Finished, weights: str = "") -> Trained:
     )
     node = nodes.find_node(backbone.name, backbone.model, described.node)
     # No training here: which branches would be walked backward does not matter.
-    design = Design(described.branches, described.fusion, gradients="all")
+    design = Design(described.branches, described.fusion, gradients="all", copies=described.copies)
     topology = Topology(backbone, node, design, len(described.classes), described.seed)
     values, _ = checkpoints.load(run.checkpoint)
-    missing = set(topology.weights()) - set(topology.assign(values))
-    if missing:
-        raise TrainingError(
-            f"{run.checkpoint}: lacks the weights {', '.join(sorted(missing)[:3])} of this "
-            "network; delete the run's folder and train it again"
-        )
+    models.fill(topology, values, run.checkpoint)
     return Trained(run, backbone, node, topology)
 
 

@@ -63,6 +63,7 @@ VALUES: dict[str, tuple[str, list[str], Any]] = {
     "blocks": ("1", ["3"], 3),
     "recipe": ("''", ["thesis"], "thesis"),
     "sweep": ("['cuts=0,1']", ["momentum=0,0.9"], ("momentum=0,0.9",)),
+    "copies": ("0", ["11"], 11),
     "fusion": ("'mean'", ["gated"], "gated"),
     "batch_norm": ("'stored'", ["batch"], "batch"),
     "schedule": ("'constant'", ["cosine"], "cosine"),

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.errors import ManifestError, TrainingError
 from pipelines.networks import backbones, nodes
 from pipelines.networks.topology import Design, Topology
@@ -84,6 +86,25 @@ def build(backbone: backbones.Backbone, cache: FeatureCache, design: Design, see
         check_own_classes(backbone, cache.classes)
         topology.head.start_pretrained(*nodes.classifier(backbone.model))
     return topology
+
+
+def fill(topology: Topology, weights: Mapping[str, np.ndarray], path: Path) -> None:
+    """Give a model all its weights.
+
+    Args:
+        topology: the model.
+        weights: arrays by name.
+        path: where they come from, for the message.
+
+    Raises:
+        TrainingError: some are missing, or of another shape.
+    """
+    missing = set(topology.weights()) - set(topology.assign(weights))
+    if missing:
+        raise TrainingError(
+            f"{path}: lacks the weights {', '.join(sorted(missing)[:3])} of this network; delete "
+            "the run's folder and train it again"
+        )
 
 
 def check_own_classes(backbone: backbones.Backbone, classes: Sequence[str]) -> None:

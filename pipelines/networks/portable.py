@@ -46,6 +46,8 @@ def build(model: Any, node: Node, topology: Topology) -> Any:
     folded = keras.ops.reshape(inputs, (-1, *shape))
     features = topology.tail(front(folded))
     features = keras.ops.reshape(features, (-1, num_branches, topology.num_features))
+    if topology.design.copies:
+        features = keras.layers.UpSampling1D(topology.design.copies, name="copies")(features)
     joined = _joined(topology, features)
     kernel, bias = (topology.head.variables[name].numpy() for name in ("kernel", "bias"))
     head = keras.layers.Dense(topology.head.num_classes, name="head")
@@ -78,8 +80,8 @@ def _joined(topology: Topology, features: Any) -> Any:
     if fusion == MEAN:
         return mean(features)
     if fusion == ORIGINAL_MEAN:
-        at = topology.design.branches.index(ORIGINAL)
-        behind = len(topology.design.branches) - 1 - at
+        at = topology.design.joined.index(ORIGINAL)
+        behind = len(topology.design.joined) - 1 - at
         original = layers.Cropping1D((at, behind), name="original")(features)
         alone = layers.Flatten(name="original_alone")(original)
         return layers.Concatenate(name=ORIGINAL_MEAN)([alone, mean(features)])
@@ -89,7 +91,7 @@ def _joined(topology: Topology, features: Any) -> Any:
         return _with_weights(layer, features, weights)
     if fusion == GATED:
         gate = values["gate"] / math.sqrt(topology.num_features)
-        num_branches = len(topology.design.branches)
+        num_branches = len(topology.design.joined)
         layer = layers.EinsumDense("abd,d->ab", num_branches, bias_axes="b", name="gate")
         scores = _with_weights(layer, features, gate, values["branch_scores"])
         weights = layers.Softmax(name="branch_weights")(scores)

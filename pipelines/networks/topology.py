@@ -32,6 +32,8 @@ class Design:
         gradients: "original" or "all": which branches the tail learns from.
         head_init: "random" or "pretrained": how the head starts.
         batch_norm: "stored" or "batch": the statistics of BatchNorm while it is trained.
+        copies: of the original, joined as if each were a branch: a head as wide as that of so many
+            branches, which sees nothing but the original; 0 for none.
     """
 
     branches: tuple[str, ...]
@@ -39,6 +41,13 @@ class Design:
     gradients: str = "original"
     head_init: str = "random"
     batch_norm: str = "stored"
+    copies: int = 0
+
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """Names of what the head joins."""
+        rest = (f"copy_{number:02d}" for number in range(2, self.copies + 1))
+        return (ORIGINAL, *rest) if self.copies else self.branches
 
     def with_pretrained_head(self) -> Design:
         """Return the same with the backbone's own classifier as its start."""
@@ -50,6 +59,11 @@ class Design:
         Raises:
             TrainingError: they do not.
         """
+        if self.copies and self.branches != (ORIGINAL,):
+            raise TrainingError(
+                f"copies {self.copies}: of the original, and the branches are "
+                f"{','.join(self.branches)}; give --branches original"
+            )
         if ORIGINAL in self.branches:
             return
         lacking = "but the branches lack original; add it or use"
@@ -96,7 +110,7 @@ class Topology:
         walks_one = design.gradients == "original" and bool(self._tail.weights)
         self._walked = design.branches.index(ORIGINAL) if walks_one else None
         self._num_features = int(self._tail.output.shape[-1])
-        joined = Joined(design.branches, self._num_features, design.fusion)
+        joined = Joined(design.joined, self._num_features, design.fusion)
         self.head = Head(joined, num_classes, seed)
         self._names = _tail_names(self._tail)
 
@@ -120,7 +134,32 @@ class Topology:
         Returns:
             float32 (batch, classes).
         """
-        return self.head.logits(self.features(features, is_training), self._compute_dtype)
+        return self.decide(self.features(features, is_training))
+
+    def decide(self, features: Any) -> Any:
+        """Run the head: float32 (batch, joined, D), as `features` gives them, to the scores."""
+        return self.head.logits(features, self._compute_dtype)
+
+    def swapped(self, features: Any) -> Any:
+        """Score the images once for each branch but the original, which then stands in for it.
+
+        Args:
+            features: float32 (batch, branches, D), as `features` gives them.
+
+        Returns:
+            float32 (batch, branches - 1, classes), in the order of the branches.
+        """
+        import tensorflow as tf
+
+        branches = self.design.branches
+        original = branches.index(ORIGINAL)
+        alone = features[:, original : original + 1]
+        scores = [
+            self.decide(tf.concat([features[:, :i], alone, features[:, i + 1 :]], axis=1))
+            for i in range(len(branches))
+            if i != original
+        ]
+        return tf.stack(scores, axis=1)
 
     def features(self, features: Any, is_training: bool) -> Any:
         """Run the tail.
@@ -130,13 +169,15 @@ class Topology:
             is_training: leave out of the gradient what is not to be walked backward.
 
         Returns:
-            float32 (batch, branches, D).
+            float32 (batch, joined, D): a row a branch, or a copy.
         """
         import tensorflow as tf
 
         features = tf.cast(features, tf.float32)
         num_branches = len(self.design.branches)
         is_learning = is_training and self._uses_batch_statistics
+        if self.design.copies:
+            return self._copied(features, is_training, is_learning)
         if self._walked is None or not is_training or num_branches == 1:
             return self._folded(features, num_branches, is_learning)
         i = self._walked
@@ -144,6 +185,17 @@ class Topology:
         rest = tf.concat([features[:, :i], features[:, i + 1 :]], axis=1)
         rest = tf.stop_gradient(self._folded(rest, num_branches - 1, False))
         return tf.concat([rest[:, :i], walked, rest[:, i:]], axis=1)
+
+    def _copied(self, features: Any, is_training: bool, is_learning: bool) -> Any:
+        """Do to one original what is done to so many branches, each of which is the original."""
+        import tensorflow as tf
+
+        walked = copied = self._folded(features, 1, is_learning)
+        if self._walked is not None and is_training:
+            if is_learning:
+                copied = self._folded(features, 1, False)
+            copied = tf.stop_gradient(copied)
+        return tf.concat([walked, tf.repeat(copied, self.design.copies - 1, axis=1)], axis=1)
 
     def _folded(self, features: Any, num_branches: int, is_learning: bool) -> Any:
         import tensorflow as tf
