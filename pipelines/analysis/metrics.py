@@ -212,6 +212,41 @@ def gain_interval(
     return float(low), float(high)
 
 
+def paired_interval(
+    first_right: np.ndarray,
+    second_right: np.ndarray,
+    *,
+    seed: int,
+    num_resamples: int = 10_000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Bound the accuracy that one model has over another, from what each has right.
+
+    Args:
+        first_right: bool, (image,), the first model's top-1 is the label.
+        second_right: bool, (image,), the same for the second, images in the same order.
+        seed: Seed of the resampling; the same seed gives the same interval.
+        num_resamples: Number of bootstrap samples, at least 1.
+        level: Share of the bootstrap distribution inside the interval, between 0 and 1.
+
+    Returns:
+        Lower and upper bound of (accuracy of the second - accuracy of the first), by
+        `gain_interval`.
+
+    Raises:
+        ValueError: as `change_counts` and `gain_interval` say.
+    """
+    counts = change_counts(first_right, second_right)
+    return gain_interval(
+        counts.type_a,
+        counts.type_b,
+        counts.num_images,
+        seed=seed,
+        num_resamples=num_resamples,
+        level=level,
+    )
+
+
 def oracle_accuracy(correct: np.ndarray) -> float:
     """Give the accuracy of a chooser that always picks a branch that is right, if there is one.
 
@@ -234,6 +269,55 @@ def oracle_accuracy(correct: np.ndarray) -> float:
             "with at least one of each"
         )
     return float(np.mean(correct.any(axis=1)))
+
+
+def best_ranks(ranks: np.ndarray) -> np.ndarray:
+    """Give each image the rank that its best branch gives it, as the oracle would choose.
+
+    The top-1 accuracy of these ranks is `oracle_accuracy`; they give it for any other k as well.
+
+    Args:
+        ranks: int, (image, branch), each branch's own from `label_ranks`.
+
+    Returns:
+        int, (image,), of the same dtype.
+
+    Raises:
+        ValueError: not whole numbers, not two-dimensional, no branch in it, or a negative rank.
+    """
+    ranks = np.asarray(ranks)
+    if not np.issubdtype(ranks.dtype, np.integer) or ranks.ndim != 2 or ranks.shape[1] == 0:
+        raise ValueError(
+            f"ranks are {ranks.dtype} of shape {ranks.shape}, expected int (image, branch) with "
+            "at least one branch"
+        )
+    if ranks.size and ranks.min() < 0:
+        raise ValueError(f"a rank of {ranks.min()}, expected at least 0")
+    return ranks.min(axis=1)
+
+
+def headroom_share(accuracy: float, default: float, oracle: float) -> float | None:
+    """Give how much of the way from the default model to the oracle a model has gone.
+
+    Args:
+        accuracy: The model's accuracy, in 0..1.
+        default: The default model's, in 0..1.
+        oracle: That of choosing the best branch of each image, the default model's among them.
+
+    Returns:
+        0 for the default model, 1 for the oracle; negative below the one and over 1 above the
+        other. None where the oracle is no better than the default model.
+
+    Raises:
+        ValueError: an accuracy is NaN or outside 0..1, or the oracle's is below the default
+            model's.
+    """
+    for name, share in (("accuracy", accuracy), ("default", default), ("oracle", oracle)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}, expected a share in 0..1")
+    if oracle < default:
+        raise ValueError(f"oracle is {oracle}, expected at least the default model's {default}")
+    return None if oracle == default else (accuracy - default) / (oracle - default)
 
 
 def _check_counts(type_a: int, type_b: int) -> None:
