@@ -18,7 +18,7 @@ def counted(num_classes: int, labels: np.ndarray, predicted: np.ndarray) -> Conf
 
 
 def random_case(seed: int, num_classes: int = 12, num_images: int = 300):
-    """Give labels, none of class 3, and predictions, about half of them right and none of class 5."""
+    """Give labels, none of class 3, and predictions, none of class 5, about half of them right."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(np.delete(np.arange(num_classes), 3), num_images)
     others = rng.choice(np.delete(np.arange(num_classes), 5), num_images)

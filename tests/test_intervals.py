@@ -41,6 +41,12 @@ def test_wilson_none_or_all_right_reaches_the_end_and_has_a_width():
     assert intervals.wilson(10, 10) == (pytest.approx(1 - high), 1.0)
 
 
+def test_wilson_none_or_all_right_leaves_no_rounding_at_the_end():
+    sizes = range(1, 200)
+    assert {intervals.wilson(0, num_images)[0] for num_images in sizes} == {0.0}
+    assert {intervals.wilson(num_images, num_images)[1] for num_images in sizes} == {1.0}
+
+
 @pytest.mark.parametrize(
     ("counts", "level", "words"),
     [
