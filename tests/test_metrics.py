@@ -214,3 +214,70 @@ def test_oracle_accuracy_one_right_branch_is_enough():
 def test_oracle_accuracy_bad_input_is_refused(correct, words):
     with pytest.raises(ValueError, match=words):
         metrics.oracle_accuracy(correct)
+
+
+def test_paired_interval_is_the_interval_of_the_counted_changes():
+    rng = np.random.default_rng(2)
+    first, second = rng.random((2, 500)) < [[0.6], [0.7]]
+    gained, lost = int(np.sum(second & ~first)), int(np.sum(first & ~second))
+    options = {"seed": 4, "num_resamples": 500, "level": 0.8}
+    found = metrics.paired_interval(first, second, **options)
+    assert found == metrics.gain_interval(gained, lost, 500, **options)
+    assert found[0] < second.mean() - first.mean() < found[1]
+
+
+def test_paired_interval_different_images_is_refused():
+    with pytest.raises(ValueError, match="expected the same images"):
+        metrics.paired_interval(np.ones(2, bool), np.ones(3, bool), seed=0)
+
+
+def test_best_ranks_agree_with_the_oracle_for_every_k():
+    ranks = np.random.default_rng(6).integers(0, 9, size=(100, 4))
+    best = metrics.best_ranks(ranks)
+    assert metrics.top_k_accuracy(best, 1) == metrics.oracle_accuracy(ranks == 0)
+    for k in range(1, 10):
+        assert metrics.top_k_accuracy(best, k) == np.mean([min(row) < k for row in ranks.tolist()])
+
+
+def test_best_ranks_small_case_takes_the_smallest():
+    ranks = np.array([[3, 1, 2], [0, 5, 5], [4, 4, 4]])
+    np.testing.assert_array_equal(metrics.best_ranks(ranks), [1, 0, 4])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        (np.zeros(3, int), r"int64 of shape \(3,\), expected int \(image, branch\)"),
+        (np.zeros((3, 0), int), "at least one branch"),
+        (np.zeros((3, 2)), "ranks are float64"),
+        (np.array([[0, -1]]), "a rank of -1, expected at least 0"),
+    ],
+)
+def test_best_ranks_bad_input_is_refused(ranks, words):
+    with pytest.raises(ValueError, match=words):
+        metrics.best_ranks(ranks)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "expected"), [(0.5, 0.0), (0.75, 1.0), (0.625, 0.5), (0.25, -1.0), (1.0, 2.0)]
+)
+def test_headroom_share_is_the_part_of_the_way_to_the_oracle(accuracy, expected):
+    assert metrics.headroom_share(accuracy, default=0.5, oracle=0.75) == expected
+
+
+def test_headroom_share_no_headroom_gives_none():
+    assert metrics.headroom_share(0.6, default=0.7, oracle=0.7) is None
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ((1.1, 0.5, 0.6), "accuracy is 1.1, expected a share in 0..1"),
+        ((0.5, math.nan, 0.6), "default is nan"),
+        ((0.5, 0.5, 60), "oracle is 60"),
+        ((0.5, 0.5, 0.4), "oracle is 0.4, expected at least the default model's 0.5"),
+    ],
+)
+def test_headroom_share_bad_input_is_refused(shares, words):
+    with pytest.raises(ValueError, match=words):
+        metrics.headroom_share(*shares)
