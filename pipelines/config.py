@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipelines.config_eval import EvalConfig as EvalConfig
 from pipelines.config_extract import ExtractConfig as ExtractConfig
 from pipelines.config_keys import FEATURES_DIR, HANG_TIMEOUT, NUM_TASKS, TASK_INDEX, Table, key
 from pipelines.config_train import TrainTailConfig as TrainTailConfig
@@ -21,7 +22,6 @@ from pipelines.values import (
     Positive,
     PositiveFloat,
     Qualities,
-    RunName,
     Seed,
     Share,
     Verbosity,
@@ -78,17 +78,6 @@ class CompressConfig(Table):
     )
     overwrite: bool = key(
         False, "Delete the variants made with other settings and start over.", "true or false"
-    )
-
-
-class EvalConfig(Table):
-    """The keys of `[eval]`."""
-
-    run: RunName = key("", "The run to judge; without it, the latest.", "a run's name")
-    split: Literal["test", "val"] = key(
-        "test",
-        "The images to report on; val reports on the images that the checkpoint was selected on.",
-        "test or val",
     )
 
 

@@ -2,207 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from pipelines import runs
-from pipelines.analysis import metrics
+from pipelines import comparators, judged, runs
+from pipelines.comparators import ALL, AUTO, Chosen
 from pipelines.config import EvalConfig
-from pipelines.errors import ConfigError, ManifestError
-from pipelines.execution import devices
-from pipelines.networks import models
-from pipelines.networks.topology import Design
+from pipelines.config_eval import HONEST, THESIS
+from pipelines.errors import ConfigError, ManifestError, PipelineError, SavedInterrupt
+from pipelines.evaluation import figures, image_lists
+from pipelines.judged import Judging
 from pipelines.progress import Progress
-from pipelines.storage import atomic, locks, parquet
+from pipelines.runs import Run
+from pipelines.storage import atomic, locks
 from pipelines.storage.cache import FeatureCache, find_folder
-from pipelines.storage.variants import ORIGINAL
+from pipelines.storage.fingerprint import digest
+from pipelines.train_runs import Start
 from pipelines.training import checkpoints
-from pipelines.training.checkpoints import Store
-from pipelines.training.step import compile_logits
+from pipelines.training.loop import StoppedError, Watch, never
 
-_PROTOCOLS = {"test": "honest", "val": "thesis"}  # the thesis reports on what it selects on
-_BATCH_SIZE = 32
+RESULTS_VERSION = 2  # of results.json; 1 had no comparators
 
 
-@dataclass(frozen=True)
-class _Ranks:
-    """How each image was ranked; 0 is right.
-
-    Attributes:
-        ids: (images,) names.
-        labels: (images,) int32.
-        topology: (images,) int64, rank of the true label.
-        default: (images, branches) int64, the default model's rank on each branch alone.
-    """
-
-    ids: list[str]
-    labels: np.ndarray
-    topology: np.ndarray
-    default: np.ndarray
-
-
-def run(workspace_dir: Path, config: EvalConfig, seed: int, progress: Progress) -> dict[str, Any]:
+def run(
+    workspace_dir: Path,
+    config: EvalConfig,
+    seed: int,
+    progress: Progress,
+    watch: Watch = never,
+    images_dir: Path | None = None,
+) -> dict[str, Any]:
     """Evaluate a run on one split, or return the results that are there for the same checkpoints.
 
-    Writes results.json and predictions.parquet to the run's folder; those of val get "-val" in
-    their names.
+    Writes results.json, predictions.parquet and images/ to the run's folder; those of val get
+    "-val" in their names.
+
+    Args:
+        workspace_dir: the workspace.
+        config: the settings.
+        seed: of the resampling.
+        progress: told about the images.
+        watch: asked while controls are trained whether to stop.
+        images_dir: the folder that the images' names are relative to, for the lists of images.
 
     Returns:
-        The results: stage, run, node, blocks, split, protocol, seed, num_images, default_kind,
-        default, topology, branches, oracle_top1, type_a, type_b, type_c, mcnemar_p, gain, and the
-        SHA-256 of the judged checkpoints.
+        The results, as docs/evaluation.md has them.
 
     Raises:
-        TrainingError: no such run, or it is not finished.
-        ManifestError: its cache is gone or was made anew with other settings.
-        ConfigError: the split has no images.
+        TrainingError: no such run, or it is not finished; or a score is no finite number.
+        ManifestError: a cache is gone or was made anew with other settings.
+        ConfigError: the split has no images, or what to compare with is not there.
+        SavedInterrupt: it was asked to stop.
     """
     name = config.run or runs.latest(workspace_dir)
     described = runs.read(workspace_dir, name)
-    run_dir = runs.folder_of(workspace_dir, name)
     runs.check_finished(workspace_dir, name)
-    suffix = "" if config.split == "test" else f"-{config.split}"
-    results_path = run_dir / f"results{suffix}.json"
-    predictions_path = run_dir / f"predictions{suffix}.parquet"
-    judged = {
-        model: checkpoints.sha256(Store.of(run_dir, model).best)
-        for model in ("topology", "default")
-    }
-    if results_path.exists() and predictions_path.exists():
-        results = atomic.read_json(results_path)
-        if results.get("checkpoints_sha256") == judged and results["seed"] == seed:
+    top_k = judged.choose_top_k(config.top_k, len(described.classes))
+    chosen = comparators.choose(workspace_dir, name, described, config.compare)
+    if chosen.is_training:
+        _train_controls(workspace_dir, name, described, chosen, progress, watch)
+    judging = _open(workspace_dir, name, described, chosen, config)
+    files = Files.of(runs.folder_of(workspace_dir, name), "" if config.is_honest else "-val")
+    made = _made_from(judging, seed, top_k)
+    if files.are_there:
+        results = atomic.read_json(files.results)
+        if isinstance(results, dict) and made.items() <= results.items():
             progress.say(f"nothing to do: run {name} is judged")
             return results
+    return _judge(judging, files, made, config.is_honest, progress, images_dir)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What an evaluation leaves in a run's folder.
+
+    Attributes:
+        results: the figures.
+        predictions: what each image was taken for.
+        images: folder of the lists of images.
+    """
+
+    results: Path
+    predictions: Path
+    images: Path
+
+    @classmethod
+    def of(cls, run_dir: Path, suffix: str) -> Files:
+        """Return those of a run; those of val have "-val" in their names."""
+        return cls(
+            run_dir / f"results{suffix}.json",
+            run_dir / f"predictions{suffix}.parquet",
+            run_dir / f"images{suffix}",
+        )
+
+    @property
+    def are_there(self) -> bool:
+        """Tell whether all of it is."""
+        return all(path.exists() for path in (self.results, self.predictions, self.images))
+
+
+def _open(
+    workspace_dir: Path, name: str, described: Run, chosen: Chosen, config: EvalConfig
+) -> Judging:
+    """Find the models and open the caches; nothing is loaded yet."""
+    run_dir = runs.folder_of(workspace_dir, name)
+    party = judged.open_party(workspace_dir, name, described, chosen, run_dir)
     folder = find_folder(workspace_dir / described.features_dir, described.node)
-    with locks.hold(run_dir) as lock:
-        with locks.reading(folder) as marks:
-            cache = _open_cache(folder, described)
-            ranks = _rank(workspace_dir, name, described, cache, config.split, progress)
-            locks.check_all(marks)
-        head = {"stage": "eval", "run": name, "split": config.split, "seed": seed}
-        results = {**head, **_results(described, ranks, config.split, seed)}
-        results["checkpoints_sha256"] = judged
-        table = _predictions(described, ranks)
-        lock.check()
-        parquet.write_table(predictions_path, table)
-        lock.check()
-        atomic.write_json(results_path, results)
-    return results
-
-
-def _open_cache(folder: Path, described: runs.Run) -> FeatureCache:
     cache = FeatureCache(folder)
     if cache.fingerprint != described.fingerprint["cache"]:
         raise ManifestError(
             f"{cache.path}: made anew with other settings since this run was trained; train again"
         )
-    return cache
-
-
-def _rank(
-    workspace_dir: Path,
-    name: str,
-    described: runs.Run,
-    cache: FeatureCache,
-    split: str,
-    progress: Progress,
-) -> _Ranks:
-    """Run both models over the split."""
-    run_dir = runs.folder_of(workspace_dir, name)
+    split = config.reported_split
     if not cache.num_rows(split):
         raise ConfigError(f"{cache.path}: no images in split {split}; choose another with --split")
-    devices.configure()
-    devices.make_deterministic()
-    branches = cache.choose_branches([*described.branches, ORIGINAL])
-    backbone = models.load_backbone(cache, workspace_dir)
-    logits = {}
-    joined = Design(described.branches, described.fusion, gradients="all")
-    for model, design in (("topology", joined), ("default", Design((ORIGINAL,)))):
-        built = models.build(backbone, cache, design, described.seed)
-        weights, _ = checkpoints.load(Store.of(run_dir, model).best)
-        built.assign(weights)
-        logits[model] = compile_logits(built)
-    reader = cache.split(split, branches, 0)
-    columns = [branches.index(name) for name in described.branches]
-    ids, labels, topology, default = [], [], [], []
-    progress.start("eval", reader.num_rows, "image")
-    for batch in reader.in_order(_BATCH_SIZE):
-        ids += batch.ids or []
-        labels.append(batch.labels)
-        joined = logits["topology"](np.ascontiguousarray(batch.features[:, columns])).numpy()
-        topology.append(metrics.label_ranks(joined, batch.labels))
-        default.append(
-            np.stack(list(_branch_ranks(logits["default"], batch.features, batch.labels)), axis=1)
-        )
-        progress.advance(len(batch.labels))
-    return _Ranks(ids, np.concatenate(labels), np.concatenate(topology), np.concatenate(default))
+    control = None
+    if chosen.control:
+        control = comparators.control_cache(workspace_dir, described, cache)
+    elif {AUTO, ALL} & set(config.compare):
+        with contextlib.suppress(PipelineError):  # it is looked at where it is there
+            control = comparators.control_cache(workspace_dir, described, cache)
+    return Judging(workspace_dir, described, party, cache, control, split)
 
 
-def _branch_ranks(logits_of: Any, features: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
-    for i in range(features.shape[1]):
-        alone = logits_of(np.ascontiguousarray(features[:, i : i + 1])).numpy()
-        yield metrics.label_ranks(alone, labels)
-
-
-def _results(described: runs.Run, ranks: _Ranks, split: str, seed: int) -> dict[str, Any]:
-    branches = _branches(described)
-    original = ranks.default[:, branches.index(ORIGINAL)]
-    counts = metrics.change_counts(original == 0, ranks.topology == 0)
-    num_images = len(ranks.labels)
-    low, high = metrics.gain_interval(counts.type_a, counts.type_b, num_images, seed=seed)
-
-    def accuracy(of: np.ndarray) -> dict[str, float | None]:
-        return {
-            "top1": metrics.top_k_accuracy(of, 1),
-            "top5": metrics.top5_or_none(of, len(described.classes)),
-        }
-
+def _made_from(judging: Judging, seed: int, top_k: tuple[int, ...]) -> dict[str, Any]:
+    """Return what the results follow from; the same again gives the same results."""
+    party, control = judging.party, judging.control
+    own = {one.name: checkpoints.sha256(one.checkpoint) for one in (party.topology, party.default)}
+    others = {one.name: checkpoints.sha256(one.checkpoint) for one in party.others}
     return {
-        "node": described.node,
-        "blocks": list(described.blocks),
-        "protocol": _PROTOCOLS[split],
-        "num_images": num_images,
-        "default_kind": described.default_kind,
-        "default": accuracy(original),
-        "topology": accuracy(ranks.topology),
-        "branches": {name: accuracy(ranks.default[:, i]) for i, name in enumerate(branches)},
-        "oracle_top1": metrics.oracle_accuracy(ranks.default == 0),
-        "type_a": counts.type_a,
-        "type_b": counts.type_b,
-        "type_c": counts.type_c,
-        "mcnemar_p": metrics.mcnemar_exact_p(counts.type_a, counts.type_b),
-        "gain": {
-            "top1": (counts.type_a - counts.type_b) / num_images,
-            "ci95": [low, high],
-        },
+        "results_version": RESULTS_VERSION,
+        "run": party.topology.run,
+        "split": judging.split,
+        "seed": seed,
+        "places": list(top_k),
+        "has_mean": party.has_mean,
+        "checkpoints_sha256": own,
+        "comparators_sha256": others,
+        "control_cache": None if control is None else digest(control.fingerprint),
     }
 
 
-def _branches(described: runs.Run) -> list[str]:
-    names = list(described.branches)
-    return names if ORIGINAL in names else [ORIGINAL, *names]
+def _judge(
+    judging: Judging,
+    files: Files,
+    made: dict[str, Any],
+    is_honest: bool,
+    progress: Progress,
+    images_dir: Path | None,
+) -> dict[str, Any]:
+    """Judge, and write: what the results speak of first, the results last."""
+    described = judging.described
+    caches = [judging.cache, *([judging.control] if judging.control is not None else [])]
+    with locks.hold(files.results.parent) as lock, contextlib.ExitStack() as stack:
+        marks = [mark for one in caches for mark in stack.enter_context(locks.reading(one.path))]
 
+        def check() -> None:
+            locks.check_all([lock, *marks])
 
-def _predictions(described: runs.Run, ranks: _Ranks) -> pa.Table:
-    """One row an image: the true label's rank (0 is right) under each model, and its type."""
-    branches = _branches(described)
-    original = ranks.default[:, branches.index(ORIGINAL)] == 0
-    topology = ranks.topology == 0
-    types = np.where(topology & ~original, "A", np.where(original & ~topology, "B", "C"))
-    return pa.table(
-        {
-            "id": pa.array(ranks.ids, pa.string()),
-            "label": pa.array(ranks.labels, pa.int32()),
-            "type": pa.array(types.tolist(), pa.string()),
-            "topology_rank": pa.array(ranks.topology, pa.int64()),
-            **{
-                f"default_{name}_rank": pa.array(ranks.default[:, i], pa.int64())
-                for i, name in enumerate(branches)
-            },
+        tally = judging.tally(files.predictions, progress, check)
+        names = (judging.branches, described.classes)
+        image_lists.write(files.images, files.predictions, *names, images_dir, check)
+        asked = judging.asked(tuple(made["places"]), made["seed"])
+        found = figures.figures(tally, asked)
+        results = {
+            "stage": "eval",
+            **made,
+            "protocol": HONEST if is_honest else THESIS,
+            "node": described.node,
+            "blocks": list(described.blocks),
+            "fusion": described.fusion,
+            "default_kind": described.default_kind,
+            **found,
+            **judged.verdict(found, is_honest),
         }
-    )
+        check()
+        atomic.write_json(files.results, results)
+    return results
+
+
+def _train_controls(
+    workspace_dir: Path,
+    name: str,
+    described: Run,
+    chosen: Chosen,
+    progress: Progress,
+    watch: Watch,
+) -> None:
+    seed, features_dir = described.seed, workspace_dir / described.features_dir
+    start = Start(workspace_dir, features_dir, seed, progress, watch, is_latest=False)
+    try:
+        comparators.train_controls(start, name, described, chosen)
+    except StoppedError as error:
+        raise SavedInterrupt(
+            f"stopped and saved: {error}; the same command goes on from there"
+        ) from error

@@ -97,8 +97,13 @@ def open_run(
     return Opened(name, run_dir, described, config, check, is_begun, summary)
 
 
-def begin(workspace_dir: Path, opened: Opened) -> None:
+def begin(workspace_dir: Path, opened: Opened, is_latest: bool = True) -> None:
     """Make a run's folder ready to be written to; clear what is to be replaced.
+
+    Args:
+        workspace_dir: the workspace.
+        opened: the run.
+        is_latest: whether it becomes the run that eval takes when none is named.
 
     Raises:
         TrainingError: the checkpoints that it is to start from cannot be read.
@@ -115,7 +120,7 @@ def begin(workspace_dir: Path, opened: Opened) -> None:
     if not opened.is_begun:
         (opened.path / runs.RUN).unlink(missing_ok=True)
         _clear(opened.path)
-        runs.write(workspace_dir, opened.name, opened.described)
+        runs.write(workspace_dir, opened.name, opened.described, is_latest)
 
 
 def check_name(
@@ -220,6 +225,17 @@ def describe(
         features_dir=str(features_dir.relative_to(workspace_dir) if is_inside else features_dir),
         seed=seed,
     )
+
+
+def settings_of(run: runs.Run) -> TrainTailConfig:
+    """Return the settings that a run was made with, but for those that change nothing of it."""
+    kept = {
+        key: run.fingerprint[key]
+        for key in TrainTailConfig.model_fields.keys() - _NOT_ITS_OWN
+        if key in run.fingerprint
+    }
+    own = {"node": run.node, "start_from": run.parent}
+    return TrainTailConfig.model_validate({**kept, **own})
 
 
 def _check_parent(parent: runs.Run, cache: FeatureCache, config: TrainTailConfig) -> None:

@@ -69,12 +69,13 @@ def is_run(folder: Path) -> bool:
         return True
 
 
-def write(workspace_dir: Path, name: str, run: Run) -> None:
-    """Publish a run and point `latest` at it."""
+def write(workspace_dir: Path, name: str, run: Run, is_latest: bool = True) -> None:
+    """Publish a run, and point `latest` at it where it is to be the one that eval takes."""
     folder = folder_of(workspace_dir, name)
     atomic.make_folder(folder / "checkpoints")
     atomic.write_json(folder / RUN, {"format_version": FORMAT_VERSION, **asdict(run)})
-    point_latest(workspace_dir, name)
+    if is_latest:
+        point_latest(workspace_dir, name)
 
 
 def point_latest(workspace_dir: Path, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pipelines.progress import Progress
 from pipelines.run_folder import Opened
 from pipelines.storage import atomic, locks
 from pipelines.storage.cache import FeatureCache, find_folder
-from pipelines.training.loop import Outcome, Watch
+from pipelines.training.loop import Outcome, Watch, never
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,19 @@ class Start:
         seed: of the order and the heads' starts.
         progress: told about the steps.
         watch: asked behind each step whether to stop.
+        weights_dir: where a relative path of the backbone's weights starts; None for the workspace.
+        is_latest: whether these runs become those that eval takes when none is named.
+        open_cache: opens the cache in a folder.
     """
 
     workspace_dir: Path
     features_dir: Path
     seed: int
     progress: Progress
-    watch: Watch
+    watch: Watch = never
+    weights_dir: Path | None = None
+    is_latest: bool = True
+    open_cache: Callable[[Path], FeatureCache] = FeatureCache
     _replicas: Replicas | None = None
     _backbones: dict[str, backbones.Backbone] = field(default_factory=dict)
 
@@ -63,7 +69,7 @@ class Start:
         with contextlib.ExitStack() as stack:
             folder = find_folder(self.features_dir, config.node)
             marks = stack.enter_context(locks.reading(folder))
-            cache = FeatureCache(folder)
+            cache = self.open_cache(folder)
             trainable.check_cache(cache, config, len(asks))
             opened = self._open(asks, cache, marks, stack)
             left = [found for found in opened if found.summary is None]
@@ -72,7 +78,7 @@ class Start:
                     self.progress.say(f"nothing to do: run {found.name} is trained")
                     self._draw_missing(found)
             made = self._train(left, cache, len(asks) > 1) if left else {}
-            if replicas.hosts().index == 0:
+            if self.is_latest and replicas.hosts().index == 0:
                 runs.point_latest(self.workspace_dir, opened[-1].name)
         nothing = {"images_per_s": None, "data_wait": None}
         return [made.get(found.name) or {**(found.summary or {}), **nothing} for found in opened]
@@ -98,7 +104,7 @@ class Start:
             for found in left:
                 self._load(cache, found.config)  # refuses what does not go with it
             for found in left:
-                run_folder.begin(self.workspace_dir, found)  # writes, and clears
+                run_folder.begin(self.workspace_dir, found, self.is_latest)  # writes, and clears
         self._wait_for_hosts()
         if here.index > 0:
             opened = [run_folder.read_run(self.workspace_dir, *what) for what in wanted]
@@ -169,7 +175,8 @@ class Start:
         self.configure(config)
         key = str(cache.fingerprint["weights_sha256"])
         if key not in self._backbones:
-            self._backbones[key] = models.load_backbone(cache, self.workspace_dir)
+            weights_dir = self.weights_dir or self.workspace_dir
+            self._backbones[key] = models.load_backbone(cache, weights_dir)
         trainable.check_parts(cache, config, self.configure(config))
         if "pretrained" in (config.default, config.head_init):
             models.check_own_classes(self._backbones[key], cache.classes)

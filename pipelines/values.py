@@ -28,6 +28,12 @@ def _sorted_qualities(values: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(values))
 
 
+def _sorted_once(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("repeated")
+    return tuple(sorted(values))
+
+
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     if not values or len(set(values)) != len(values):
         raise ValueError("empty or repeated")
@@ -84,6 +90,11 @@ Qualities = Annotated[
 ]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Branches = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_each_once)]
+Counts = Annotated[
+    tuple[Annotated[int, BeforeValidator(_no_bool), Field(ge=1)], ...],
+    BeforeValidator(_split_commas),
+    AfterValidator(_sorted_once),
+]
 RunName = Annotated[str, AfterValidator(_plain_name)]
 SizeBytes = Annotated[int, BeforeValidator(_to_bytes), Field(ge=1)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]

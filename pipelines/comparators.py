@@ -1,0 +1,246 @@
+"""Which trained models a run is compared with, and the controls that are trained to that end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines import run_folder, runs
+from pipelines.errors import ConfigError, ManifestError, PipelineError, ShardError
+from pipelines.evaluation.scoring import Contestant
+from pipelines.networks.topology import Design
+from pipelines.runs import Run
+from pipelines.storage import content
+from pipelines.storage.cache import FeatureCache, find_folder
+from pipelines.storage.variants import ORIGINAL
+from pipelines.train_runs import Ask, Start
+from pipelines.training.checkpoints import Store
+
+COPIES, CONTROL = "copies", "control"
+RUN = "run_"  # in front of another run's name
+AUTO, ALL, MEAN, RUNS = "auto", "all", "mean", "runs"
+WORDS = (AUTO, ALL, MEAN, RUNS, COPIES, CONTROL)
+_SUFFIX = "-control"  # of the folder of caches, and of a run
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a run is compared with, beside its default model.
+
+    Attributes:
+        has_mean: the mean of the default model's scores over the branches.
+        others: further runs that read the same cache.
+        copies: whether the control of copies takes part.
+        control: whether the control set does.
+        is_training: whether controls that are not trained yet are to be.
+    """
+
+    has_mean: bool
+    others: tuple[str, ...]
+    copies: bool
+    control: bool
+    is_training: bool
+
+
+def choose(workspace_dir: Path, name: str, described: Run, asked: Sequence[str]) -> Chosen:
+    """Turn a setting into what a run is compared with.
+
+    Args:
+        workspace_dir: the workspace.
+        name: of the run.
+        described: what it is.
+        asked: words of `WORDS`, and names of runs.
+
+    Raises:
+        ConfigError: a word is neither, or does not go with this run.
+        TrainingError: a run that is named is not finished.
+    """
+    words = set(asked)
+    others = _others(workspace_dir, name, described)
+    named = [word for word in asked if word not in WORDS]
+    for other in named:
+        _check_named(workspace_dir, other, described, others)
+    is_all, is_auto = ALL in words, AUTO in words
+    is_control = described.copies > 0 or described.features_dir.endswith(_SUFFIX)
+    for word in (COPIES, CONTROL):
+        if word in words and is_control:
+            raise ConfigError(
+                f"--compare {word}: run {name} is a control itself; compare the run that it is a "
+                "control of",
+                is_usage=True,
+            )
+    trained = {word: _is_there(workspace_dir, name, word) for word in (COPIES, CONTROL)}
+    has = {
+        word: not is_control and (word in words or is_all or (is_auto and trained[word]))
+        for word in (COPIES, CONTROL)
+    }
+    takes_runs = bool({AUTO, ALL, RUNS} & words)
+    return Chosen(
+        bool({AUTO, ALL, MEAN} & words) and len(described.branches) > 1,
+        tuple(other for other in others if takes_runs or other in named),
+        has[COPIES],
+        has[CONTROL],
+        is_all or bool({COPIES, CONTROL} & words),
+    )
+
+
+def of_run(name: str, described: Run, run_dir: Path, model: str, called: str) -> Contestant:
+    """Return a model of a finished run as one that is compared.
+
+    Raises:
+        TrainingError: its checkpoint is missing.
+    """
+    # No training here: which branches would be walked backward does not matter.
+    design = Design((ORIGINAL,))
+    if model == "topology":
+        design = Design(
+            described.branches, described.fusion, gradients="all", copies=described.copies
+        )
+    is_control = described.features_dir.endswith(_SUFFIX)
+    return Contestant(
+        called, name, design, described.seed, Store.of(run_dir, model).best, is_control
+    )
+
+
+def control_cache(workspace_dir: Path, described: Run, cache: FeatureCache) -> FeatureCache:
+    """Open the cache of the control set that goes with a run's.
+
+    Raises:
+        ManifestError: there is none, or it is of other images or another network.
+        ShardError: it is not whole.
+    """
+    features_dir = workspace_dir / (described.features_dir + _SUFFIX)
+    commands = (
+        "run `bottleneck compress --set control`, then "
+        f"`bottleneck extract --set control --node {described.node}`"
+    )
+    try:
+        found = FeatureCache(find_folder(features_dir, described.node))
+    except (ManifestError, ShardError) as error:
+        raise ManifestError(f"the control set has no whole cache: {commands} ({error})") from error
+    for key in ("backbone", "weights_sha256", content.KEY):
+        if found.fingerprint.get(key) != cache.fingerprint.get(key):
+            raise ManifestError(
+                f"{found.path}: made with another {key} than {cache.path}; {commands}, each with "
+                "--overwrite"
+            )
+    return found
+
+
+def train_controls(start: Start, name: str, described: Run, chosen: Chosen) -> None:
+    """Train the controls of a run that are not there, with its settings, budget and seed.
+
+    Args:
+        start: where, and on what.
+        name: of the run.
+        described: what it is.
+        chosen: which controls.
+
+    Raises:
+        ManifestError: a cache is missing, or a run of a control's name is something else.
+        TrainingError: it cannot be trained.
+    """
+    for word, is_chosen in ((COPIES, chosen.copies), (CONTROL, chosen.control)):
+        if is_chosen:
+            _train_control(start, name, described, word)
+
+
+def control_name(name: str, word: str) -> str:
+    """Return the name of a run's control."""
+    return f"{name}-{word}"
+
+
+def control_settings(described: Run, word: str, branches: Sequence[str]) -> dict[str, Any]:
+    """Return what of a run's settings is another in its control.
+
+    Args:
+        described: the run.
+        word: `COPIES` or `CONTROL`.
+        branches: of the control set's cache; as many are taken as the run has.
+    """
+    if word == COPIES:
+        return {"branches": (ORIGINAL,), "copies": len(described.branches)}
+    others = [branch for branch in branches if branch != ORIGINAL]
+    num = len(described.branches) - (ORIGINAL in described.branches)
+    taken = others[:num]
+    return {"branches": (ORIGINAL, *taken) if ORIGINAL in described.branches else tuple(taken)}
+
+
+def _train_control(start: Start, name: str, described: Run, word: str) -> None:
+    if described.parent:  # a control of a chain is a chain of controls
+        parent = runs.read(start.workspace_dir, described.parent)
+        _train_control(start, described.parent, parent, word)
+    if _is_there(start.workspace_dir, name, word):
+        return
+    settings = run_folder.settings_of(described)
+    features_dir = start.workspace_dir / described.features_dir
+    branches: tuple[str, ...] = ()
+    if word == CONTROL:
+        cache = FeatureCache(find_folder(features_dir, described.node))
+        control = control_cache(start.workspace_dir, described, cache)
+        features_dir, branches = control.path.parent, control.layout.branches
+    config = settings.model_copy(
+        update={
+            **control_settings(described, word, branches),
+            "start_from": control_name(described.parent, word) if described.parent else "",
+        }
+    )
+    own = control_name(name, word)
+    start.progress.say(f"training the control run {own}, with the settings of run {name}")
+    replace(start, features_dir=features_dir, seed=described.seed).train([Ask(own, config)])
+
+
+def _is_there(workspace_dir: Path, name: str, word: str) -> bool:
+    """Tell whether a run's control is trained."""
+    own = control_name(name, word)
+    with contextlib.suppress(PipelineError):
+        runs.read(workspace_dir, own)
+        runs.check_finished(workspace_dir, own)
+        return True
+    return False
+
+
+def _others(workspace_dir: Path, name: str, described: Run) -> list[str]:
+    """Name the finished runs that read the same cache, but the controls of this one."""
+    return [
+        other
+        for other in _runs(workspace_dir)
+        if other not in (name, control_name(name, COPIES), control_name(name, CONTROL))
+        and _goes_with(workspace_dir, other, described)
+    ]
+
+
+def _runs(workspace_dir: Path) -> Iterator[str]:
+    for path in sorted((workspace_dir / "runs").glob(f"*/{runs.RUN}")):
+        yield path.parent.name
+
+
+def _goes_with(workspace_dir: Path, other: str, described: Run) -> bool:
+    with contextlib.suppress(PipelineError):
+        there = runs.read(workspace_dir, other)
+        if there.fingerprint.get("cache") == described.fingerprint["cache"]:
+            runs.check_finished(workspace_dir, other)
+            return True
+    return False
+
+
+def _check_named(workspace_dir: Path, other: str, described: Run, others: Sequence[str]) -> None:
+    if other in others:
+        return
+    if not (runs.folder_of(workspace_dir, other) / runs.RUN).exists():
+        known = ", ".join([*WORDS, *others])
+        raise ConfigError(
+            f"--compare {other}: neither a word for what to compare nor a run; there are {known}",
+            is_usage=True,
+        )
+    there = runs.read(workspace_dir, other)
+    runs.check_finished(workspace_dir, other)
+    if there.fingerprint.get("cache") != described.fingerprint["cache"]:
+        raise ConfigError(
+            f"--compare {other}: reads another cache ({there.features_dir}, node {there.node}) "
+            f"than this run ({described.features_dir}, node {described.node}); only runs on the "
+            "same cache are compared image by image"
+        )

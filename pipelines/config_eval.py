@@ -1,0 +1,65 @@
+"""The keys of `[eval]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipelines.config_keys import Table, key
+from pipelines.values import Count, Counts, Names, Positive, RunName
+
+HONEST, THESIS = "honest", "thesis"
+
+
+class EvalConfig(Table):
+    """The keys of `[eval]`."""
+
+    run: RunName = key("", "The run to judge; without it, the latest.", "a run's name")
+    protocol: Literal["", "honest", "thesis"] = key(
+        "",
+        "honest: report on test what was selected on val, as without it; thesis: report on the "
+        "images that the checkpoint was selected on, which flatters it.",
+        "honest, thesis, or nothing",
+        metavar="honest|thesis",
+    )
+    split: Literal["test", "val"] = key(
+        "test",
+        "The images to report on; val is what --protocol thesis reports on.",
+        "test or val",
+    )
+    compare: Names = key(
+        ("auto",),
+        "What to compare with the default model beside its branches: mean (of its scores over the "
+        "branches), runs (on the same cache), copies (of the original) and control (changes that "
+        "are no compression), both trained where they are missing; auto takes what is there, all "
+        "everything.",
+        "auto, all, mean, runs, copies, control, or names of runs",
+        metavar="NAME,NAME,...",
+    )
+    folds: Count = key(
+        0,
+        "Train and judge so many times, each time on another part of all images, from the same "
+        "cache; 0 judges the run as it is.",
+        "0, or 2 or more",
+    )
+    seeds: Positive = key(
+        1, "With --folds: so often, with other parts and starts each time.", "1 or more"
+    )
+    top_k: Counts = key(
+        (),
+        "Places for which accuracies are given; without it, 1, and 5 with more than five classes.",
+        "whole numbers from 1 on",
+        metavar="K,K,...",
+    )
+    output: Literal["table", "markdown", "latex", "csv", "json"] = key(
+        "table", "How the results are printed.", "table, markdown, latex, csv or json"
+    )
+
+    @property
+    def is_honest(self) -> bool:
+        """Tell whether the images reported on are not those that were selected on."""
+        return self.protocol != THESIS and self.split == "test"
+
+    @property
+    def reported_split(self) -> str:
+        """The images to report on."""
+        return "test" if self.is_honest else "val"
