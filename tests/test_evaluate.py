@@ -196,7 +196,7 @@ def test_eval_other_seed_judges_again_and_moves_only_the_interval(workspace, jud
     assert (results["seed"], notes.said) == (1, [])
     saved = json.loads((workspace / "runs" / "avg_pool" / "results.json").read_text())
     assert saved == results
-    assert results["comparators"] != judged[1]["comparators"]
+    assert results["against"] != judged[1]["against"]
     assert without_resampling(results) == without_resampling(judged[1])
 
 
