@@ -162,6 +162,14 @@ def features_dir(session: Session, asked: str) -> Path:
     return session.workspace_dir / (asked or str(extract.features_dir))
 
 
+def images_dir(session: Session) -> Path | None:
+    """Return the folder that images' names are relative to; None where none is named."""
+    from pipelines.images import sources
+
+    compress = workspace.table(session.content, "compress", {})
+    return sources.root_of(compress.images, session.workspace_dir)
+
+
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     extra = field.json_schema_extra
     assert isinstance(extra, dict)

@@ -10,32 +10,6 @@ from bottleneck_cli.console import duration, percent, size
 _LONG_SILENT_S = 15  # three heartbeats of a lock that did not come
 
 
-def results(values: Mapping[str, Any]) -> list[str]:
-    """Return the lines that show an evaluation."""
-    note = "" if values["protocol"] == "honest" else ", on the images it was selected on"
-    rows = [
-        ["default model", *_accuracy(values["default"])],
-        ["topology", *_accuracy(values["topology"])],
-        ["oracle over branches", percent(values["oracle_top1"]), ""],
-        *(
-            [f"  default on {name} alone", *_accuracy(value)]
-            for name, value in values["branches"].items()
-        ),
-    ]
-    gain = values["gain"]
-    low, high = (100 * bound for bound in gain["ci95"])
-    return [
-        f"run {values['run']}: node {values['node']}, blocks {', '.join(values['blocks'])}, "
-        f"{values['num_images']} images of {values['split']} "
-        f"({values['protocol']} protocol{note}), default model {values['default_kind']}",
-        *columns(["", "top-1", "top-5"], rows),
-        f"gain {100 * gain['top1']:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
-        f"gained {values['type_a']} (A), lost {values['type_b']} (B), "
-        f"others {values['type_c']} (C); McNemar's exact p = {values['mcnemar_p']:.3g}",
-        _verdict(gain["top1"], values["mcnemar_p"]),
-    ]
-
-
 def predictions(values: Mapping[str, Any]) -> list[str]:
     """Return a line for each image that was predicted: its path, its likeliest classes."""
     return [
@@ -270,14 +244,3 @@ def _holder(holder: Mapping[str, Any]) -> str:
 def _times(other: float, here: float) -> str:
     """Say how many times smaller the cache is."""
     return f"{size(round(other))} ({other / max(1, here):.1f}x)"
-
-
-def _accuracy(value: Mapping[str, Any]) -> list[str]:
-    return [percent(value["top1"]), percent(value["top5"])]
-
-
-def _verdict(gain: float, p: float) -> str:
-    if p >= 0.05:
-        return "The difference could be chance: no gain or loss is shown on these images."
-    word = "better" if gain > 0 else "worse"
-    return f"The topology is {word} than the default model on these images; chance is unlikely."

@@ -127,6 +127,27 @@ def open_source(images: str, *, base_dir: Path, classes_path: Path | None = None
     return Source(kind, root, listing.names, _to_table(listing), tuple(sorted(problems)))
 
 
+def root_of(images: str, base_dir: Path) -> Path | None:
+    """Return the folder that ids are relative to, without looking at any image.
+
+    Args:
+        images: a setting, as for `open_source`; empty for none.
+        base_dir: the workspace.
+
+    Returns:
+        The folder, which may be gone; None where no images are named, or their package is gone.
+    """
+    path = base_dir / images
+    if not images:
+        return None
+    if images == "elpv" and not path.is_dir():
+        try:
+            return _elpv_dir()
+        except SourceError:
+            return None
+    return path.parent if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir() else path
+
+
 def summary(source: Source) -> dict[str, Any]:
     """Count what a source holds: images, classes, problems, images a split and a class."""
     splits = source.splits
