@@ -15,7 +15,7 @@ from skimage import data
 
 from pipelines.errors import ImageError
 from pipelines.images import bytes_ops, decode, preprocess
-from pipelines.images.codecs import JpegCodec
+from pipelines.images.jpeg import JpegCodec
 from pipelines.images.versions import Versions
 
 QUALITIES = tuple(range(10, 101, 10))

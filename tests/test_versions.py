@@ -17,7 +17,7 @@ from pipelines.extraction.inputs import Images
 from pipelines.images import preprocess
 from pipelines.images.versions import Versions
 from pipelines.progress import Silent
-from pipelines.storage import variants
+from pipelines.storage import set_folders, variants
 from pipelines.storage.cache import FeatureCache
 
 PROTOCOL = preprocess.for_backbone("symmetric", 75)
@@ -33,7 +33,7 @@ def make_set(workspace: Path, **settings: object) -> variants.VariantSet:
     (folder / "b" / "colour.jpg").write_bytes(images.to_jpeg(images.photo(2)))
     config = CompressConfig(images=str(folder), qualities=(10, 50, 90), **settings)
     compress.run(workspace, config, 0, Silent(), inline.open_crew)
-    return variants.open_set(workspace / variants.STORED_DIR, ["all"])
+    return variants.open_set(workspace / set_folders.stored(), ["all"])
 
 
 def made_from(found: variants.VariantSet) -> dict:
@@ -100,7 +100,7 @@ def test_of_cache_takes_the_recorded_settings(extracted: Extracted):
         (lambda made: made["variants"]["codec"].update(format="webp"), "of format webp"),
         (
             lambda made: made["variants"]["codec"].update(qualities=[90]),
-            "branches q010: no variants of qualities 90",
+            "branches q010: the cache's variants are original, q090",
         ),
     ],
 )

@@ -9,11 +9,11 @@ from PIL import Image
 from scipy.fft import dctn, idctn
 
 from pipelines.errors import ConfigError, ImageError
-from pipelines.images.codecs import (
+from pipelines.images.jpeg import (
     DEFAULT_QUALITIES,
     MAX_SIDE_PIXELS,
     JpegCodec,
-    decode_variant,
+    decode_jpeg,
     describe_decoder,
     parse_qualities,
     quality_table,
@@ -128,7 +128,7 @@ def test_encode_grayscale_follows_the_exact_dct(qf):
     restored = np.rint(idctn(coefficients, axes=(2, 3), norm="ortho") + 128).clip(0, 255)
     expected = restored.swapaxes(1, 2).reshape(256, 256)
 
-    actual = decode_variant(JpegCodec((qf,)).encode(pixels)[0])
+    actual = decode_jpeg(JpegCodec((qf,)).encode(pixels)[0])
 
     assert (np.abs(actual - expected) > 1).mean() < 0.1
 
@@ -143,7 +143,7 @@ def test_decode_variant_odd_sizes_come_back_close_to_the_original(size, channels
         pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
 
     (jpeg,) = JpegCodec((100,), subsampling).encode(pixels)
-    decoded = decode_variant(jpeg)
+    decoded = decode_jpeg(jpeg)
 
     assert decoded.dtype == np.uint8
     assert decoded.shape == pixels.shape
@@ -154,7 +154,7 @@ def test_decode_variant_odd_sizes_come_back_close_to_the_original(size, channels
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 def test_decode_variant_equals_pillow_pixel_by_pixel(channels, subsampling):
     for jpeg in JpegCodec(subsampling=subsampling).encode(photo(3, (83, 101), channels)):
-        np.testing.assert_array_equal(decode_variant(jpeg), Image.open(io.BytesIO(jpeg)))
+        np.testing.assert_array_equal(decode_jpeg(jpeg), Image.open(io.BytesIO(jpeg)))
 
 
 def test_encode_twice_gives_the_same_bytes():
@@ -172,17 +172,17 @@ def test_decode_variant_truncated_raises(share):
     (jpeg,) = JpegCodec((90,)).encode(photo())
 
     with pytest.raises(ImageError, match="damaged JPEG"):
-        decode_variant(jpeg[: int(len(jpeg) * share)])
+        decode_jpeg(jpeg[: int(len(jpeg) * share)])
 
 
 def test_decode_variant_empty_raises():
     with pytest.raises(ImageError, match="empty, 0 bytes"):
-        decode_variant(b"")
+        decode_jpeg(b"")
 
 
 def test_decode_variant_text_raises():
     with pytest.raises(ImageError, match="damaged JPEG"):
-        decode_variant(b"no image at all")
+        decode_jpeg(b"no image at all")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_encode_side_out_of_range_raises(shape):
 def test_encode_longest_side_round_trips():
     (jpeg,) = JpegCodec((50,)).encode(np.full((1, MAX_SIDE_PIXELS), 77, dtype=np.uint8))
 
-    assert decode_variant(jpeg).shape == (1, MAX_SIDE_PIXELS)
+    assert decode_jpeg(jpeg).shape == (1, MAX_SIDE_PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -266,5 +266,5 @@ def test_describe_names_what_decides_the_bytes():
 
 
 def test_decode_variant_jpeg_of_other_origin_keeps_channels():
-    assert decode_variant(to_jpeg(photo(channels=1))).ndim == 2
-    assert decode_variant(to_jpeg(photo())).ndim == 3
+    assert decode_jpeg(to_jpeg(photo(channels=1))).ndim == 2
+    assert decode_jpeg(to_jpeg(photo())).ndim == 3
