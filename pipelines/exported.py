@@ -67,7 +67,7 @@ _HOW = {
     ControlCodec.format: (
         "Changed as it says, in whole numbers: half a pixel further is the average of the two or "
         "four\n   pixels that meet there, those at the edge repeated; gamma g makes of a level x "
-        "255 (x / 255)^g"
+        "255 (x / 255)^g,\n   rounded"
     ),
 }
 _OF_BYTES = """\
