@@ -117,9 +117,9 @@ def _rate_of_stage(workspace_dir: Path, config: CompressConfig) -> float:
 
 def _originals(workspace_dir: Path) -> list[bytes]:
     """Return the bytes of the images that the stage took."""
-    from pipelines.storage import variants
+    from pipelines.storage import set_folders, variants
 
-    set_dir = workspace_dir / variants.STORED_DIR
+    set_dir = workspace_dir / set_folders.stored()
     source = variants.open_set(set_dir, (variants.ORIGINAL,))
     return [
         row.variants[0]
@@ -169,12 +169,12 @@ def _rates_in_workers(
     from pipelines.execution.local import open_crew
     from pipelines.execution.slots import cpu_slots
     from pipelines.images import sources
-    from pipelines.images.codecs import JpegCodec
     from pipelines.images.encode import Encoder, Listed
-    from pipelines.storage import variants
+    from pipelines.images.jpeg import JpegCodec
+    from pipelines.storage import set_folders, variants
     from pipelines.storage.plan import split_into_tasks
 
-    source = variants.open_set(workspace_dir / variants.STORED_DIR, (variants.ORIGINAL,))
+    source = variants.open_set(workspace_dir / set_folders.stored(), (variants.ORIGINAL,))
     root = sources.open_source(config.images, base_dir=workspace_dir).root
     encoder = Encoder(root, JpegCodec(config.qualities, config.subsampling), config.max_megapixels)
     num_rows = source.num_rows()

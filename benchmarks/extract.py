@@ -33,7 +33,7 @@ from pipelines.extraction.inputs import Images, Inputs
 from pipelines.images import preprocess, sources
 from pipelines.networks import backbones, forward, nodes
 from pipelines.progress import Silent
-from pipelines.storage import variants
+from pipelines.storage import set_folders, variants
 
 _BACKBONE = "efficientnet_lite0"
 _NODES = ("avg_pool", "block7a_expand_activation")
@@ -176,7 +176,7 @@ def write_list(folder: Path, num_images: int, batch_size: int) -> Path:
 
 def _ready_halves(workspace_dir: Path, config: ExtractConfig, batch_size: int) -> _Halves:
     """Build what the stage builds, and prepare some batches."""
-    source = variants.open_set(workspace_dir / variants.STORED_DIR, config.branches)
+    source = variants.open_set(workspace_dir / set_folders.stored(), config.branches)
     backbone = backbones.load(config.backbone, config.weights)
     chosen = [nodes.find_node(backbone.name, backbone.model, name) for name in config.node]
     protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)

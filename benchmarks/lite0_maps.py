@@ -16,7 +16,7 @@ from pipelines.extraction.inputs import Images
 from pipelines.images import preprocess
 from pipelines.networks import backbones, forward, nodes
 from pipelines.progress import Silent
-from pipelines.storage import variants
+from pipelines.storage import set_folders, variants
 
 _BACKBONE = "efficientnet_lite0"
 
@@ -39,7 +39,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as folder:
         workspace_dir = Path(folder)
         compress.run(workspace_dir, CompressConfig(images="elpv", limit=num_images), 0, Silent())
-        found = variants.open_set(workspace_dir / variants.STORED_DIR, ("all",))
+        found = variants.open_set(workspace_dir / set_folders.stored(), ("all",))
         backbone = backbones.load(_BACKBONE)
         protocol = preprocess.for_backbone(backbone.protocol, backbone.input_size)
         source = Images(found, protocol)

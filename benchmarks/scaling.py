@@ -37,10 +37,10 @@ from pipelines.extraction import network
 from pipelines.extraction.inputs import Origin
 from pipelines.extraction.writing import ShardWork
 from pipelines.images import index, sources
-from pipelines.images.codecs import JpegCodec
 from pipelines.images.encode import Encoder, Listed
+from pipelines.images.jpeg import JpegCodec
 from pipelines.progress import Silent
-from pipelines.storage import variants
+from pipelines.storage import set_folders, variants
 from pipelines.storage.layout import FORMAT_VERSION
 from pipelines.storage.manifest import ShardFolder
 from pipelines.storage.plan import Plan, split_into_tasks
@@ -208,7 +208,7 @@ def _extracting(workspace_dir: Path, num_images: int) -> _Work:
     folder = workspace_dir / config.features_dir / _NODE
     plan = ShardFolder(folder).read_plan("features", FORMAT_VERSION)
     assert isinstance(plan, Plan)
-    found = variants.open_set(workspace_dir / variants.STORED_DIR, ("all",))
+    found = variants.open_set(workspace_dir / set_folders.stored(), ("all",))
     job = network.Job(
         backbone=_BACKBONE,
         weights=config.weights,

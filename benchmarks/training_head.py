@@ -19,7 +19,7 @@ from pipelines.config import CompressConfig, ExtractConfig
 from pipelines.execution import replicas
 from pipelines.networks import backbones
 from pipelines.progress import Silent
-from pipelines.storage import variants
+from pipelines.storage import set_folders
 from pipelines.storage.cache import find_cache
 
 _BACKBONE, _NODE = "efficientnet_lite0", "avg_pool"
@@ -61,7 +61,7 @@ def open_demo(folder: Path, workspace_dir: Path | None, num_cells: int) -> Demo:
         extract.run(folder, config, 0, Silent())
     cache = find_cache(workspace_dir / "features", _NODE)
     bench = Bench(cache, backbones.load(_BACKBONE), replicas.open_replicas())
-    return Demo(workspace_dir / variants.STORED_DIR, bench)
+    return Demo(workspace_dir / set_folders.stored(), bench)
 
 
 def compare(demo: Demo, folder: Path, num_uncached: int, repetitions: int) -> list[report.Row]:

@@ -11,8 +11,9 @@ from pipelines import workspace
 from pipelines.config import ExtractConfig
 
 _EXAMPLE = """\b
-Example:
+Examples:
   bottleneck extract --backbone inception_v3 --node avg_pool --node mixed_9
+  bottleneck extract --set control --on-the-fly --node mixed_9
 """
 
 
@@ -23,6 +24,7 @@ def command(session: options.Session, config: ExtractConfig) -> None:
 
     Writes features/<node>/ in the workspace: for each image and branch the non-zero activations
     and their positions, or all of them where that is smaller. `bottleneck nodes` lists the nodes.
+    With --set control it writes features-control/<node>/, from variants/control/.
     """
     session.console.emit(*run(session, config))
 

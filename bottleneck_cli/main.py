@@ -16,7 +16,7 @@ from pipelines.errors import ConfigError, PipelineError, SavedInterrupt
 # Name -> short help. A command's module is imported only when that command runs or shows its help.
 _COMMANDS = {
     "init": "Make a workspace for a set of labelled images.",
-    "compress": "Re-encode every image as JPEG at ten quality factors.",
+    "compress": "Make ten versions of every image: JPEG, or under other changes.",
     "nodes": "List the pivotal nodes of a network.",
     "extract": "Run the frozen network once and keep what it gives at a node.",
     "train-tail": "Train the layers behind a node from its cache.",

@@ -18,6 +18,7 @@ from bottleneck_cli.console import Console
 from pipelines import workspace
 from pipelines.config import TABLES, GlobalConfig
 from pipelines.errors import ConfigError
+from pipelines.storage import set_folders
 from pipelines.values import RunName
 
 Command = Callable[..., None]
@@ -150,16 +151,17 @@ def _plain_name(_: click.Context, __: click.Parameter, value: str) -> str:
 
 
 def _log_name(table: str, config: Any) -> str:
-    """Name a command's log file; array jobs have one a share."""
+    """Name a command's log file; the control set has its own, array jobs have one a share."""
     num_tasks = getattr(config, "num_tasks", 1)
+    ending = set_folders.ending(getattr(config, "set", set_folders.JPEG))
     share = f"-{config.task_index}-of-{num_tasks}" if num_tasks > 1 else ""
-    return f"{table}{share}.log"
+    return f"{table}{ending}{share}.log"
 
 
 def features_dir(session: Session, asked: str) -> Path:
     """Return the folder of the caches: the one asked for, or the one that extract fills."""
     extract = workspace.table(session.content, "extract", {})
-    return session.workspace_dir / (asked or str(extract.features_dir))
+    return session.workspace_dir / (asked or str(extract.caches_dir))
 
 
 def images_dir(session: Session) -> Path | None:

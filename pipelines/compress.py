@@ -1,4 +1,4 @@
-"""Stage 1: every image as it is and as JPEG at each quality factor, in variants/jpeg/."""
+"""Stage 1: every image as it is and in ten other versions, in variants/jpeg/ or control/."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.config import CompressConfig
 from pipelines.execution import local, shares
 from pipelines.execution.engine import Engine
 from pipelines.progress import Progress
-from pipelines.storage import variants
+from pipelines.storage import set_folders
 
 
 def run(
@@ -39,7 +39,8 @@ def run(
     asked = Asked.from_settings(config.model_dump(), seed)
     share = shares.choose(config.task_index, config.num_tasks)
     way = sets.Way(engine, config.workers, config.hang_timeout, share)
-    made = sets.make(workspace_dir, workspace_dir / variants.STORED_DIR, asked, way, progress)
+    set_dir = workspace_dir / set_folders.stored(config.set)
+    made = sets.make(workspace_dir, set_dir, asked, way, progress)
     receipts = made.output.receipts.values()
     return {
         "stage": "compress",

@@ -6,7 +6,7 @@ The key `batch_size` of the table `[extract]` is the flag `--batch-size` of `bot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ from pipelines.config_keys import FEATURES_DIR, HANG_TIMEOUT, NUM_TASKS, TASK_IN
 from pipelines.config_train import TrainTailConfig as TrainTailConfig
 from pipelines.config_use import ExportConfig as ExportConfig
 from pipelines.config_use import PredictConfig as PredictConfig
+from pipelines.errors import ConfigError
+from pipelines.storage.set_folders import CONTROL
 from pipelines.values import (
     Count,
     Names,
@@ -27,6 +29,8 @@ from pipelines.values import (
     Verbosity,
     Workers,
 )
+
+_OF_JPEG = ("qualities", "subsampling")
 
 
 class CompressConfig(Table):
@@ -46,14 +50,19 @@ class CompressConfig(Table):
         "a path",
         metavar="FILE",
     )
+    set: Literal["jpeg", "control"] = key(
+        "jpeg",
+        "Which versions to make: jpeg, or control, ten under changes that are no compression.",
+        "jpeg or control",
+    )
     qualities: Qualities = key(
         (10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
-        "The JPEG quality factors.",
+        "The JPEG quality factors; not for the control set.",
         "whole numbers from 1 to 100, each once",
         metavar="QF,QF,...",
     )
     subsampling: Literal["4:2:0", "4:2:2", "4:4:4"] = key(
-        "4:2:0", "Chroma subsampling of the variants.", "4:2:0, 4:2:2 or 4:4:4"
+        "4:2:0", "Chroma subsampling of JPEG; not for the control set.", "4:2:0, 4:2:2 or 4:4:4"
     )
     shards: Count = key(
         0, "Number of output files, at least one a split; 0 chooses by size.", "0 or more"
@@ -79,6 +88,19 @@ class CompressConfig(Table):
     overwrite: bool = key(
         False, "Delete the variants made with other settings and start over.", "true or false"
     )
+
+    @classmethod
+    def beneath(cls, values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Refuse flags that say nothing to the control set; in the file they stay for the other."""
+        if {**values, **flags}.get("set") == CONTROL:
+            for name in _OF_JPEG:
+                if name in flags:
+                    raise ConfigError(
+                        f"--{name}: the control set holds no JPEG; leave it out, or give "
+                        "--set jpeg",
+                        is_usage=True,
+                    )
+        return dict(values)
 
 
 class StatusConfig(Table):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pipelines.config_keys import HANG_TIMEOUT, NUM_TASKS, TASK_INDEX, Table, key
+from pipelines.storage import set_folders
 from pipelines.values import Batch, Branches, Count, Devices, Names, Positive, SizeBytes, Workers
 
 
@@ -31,6 +32,11 @@ class ExtractConfig(Table):
         "names that `bottleneck nodes` prints",
         metavar="NAME",
         repeat=True,
+    )
+    set: Literal["jpeg", "control"] = key(
+        "jpeg",
+        "Which set of variants to run, as compress makes it: jpeg or control.",
+        "jpeg or control",
     )
     branches: Branches = key(
         ("all",),
@@ -115,10 +121,16 @@ class ExtractConfig(Table):
     hang_timeout: Count = HANG_TIMEOUT
     features_dir: str = key(
         "features",
-        "The folder for the caches.",
+        "The folder for the caches; those of the control set go to one beside it, with -control "
+        "behind its name.",
         "a path",
         metavar="DIR",
     )
     overwrite: bool = key(
         False, "Delete caches of the same node made with other settings.", "true or false"
     )
+
+    @property
+    def caches_dir(self) -> str:
+        """The folder that the caches of the set go to."""
+        return set_folders.features(self.features_dir, self.set)

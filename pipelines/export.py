@@ -44,17 +44,17 @@ def run(workspace_dir: Path, config: ExportConfig, name: str, progress: Progress
     found = trained.find(workspace_dir, name)
     profile = devices.configure()
     loaded = trained.load(found, config.weights)
+    left_out = bytes_ops.why_not(found.versions)
     model = portable.build(loaded.backbone.model, loaded.node, loaded.topology)
     with whole_folder(to) as folder:
         portable.save(model, folder / KERAS)
         signatures = saved_model.write(model, found.versions, folder / SAVED_MODEL)
         described = exported.describe(found, signatures, profile)
         atomic.write_json(folder / DESCRIPTION, described)
-        atomic.write_bytes(folder / README, exported.read_me(described).encode("utf-8"))
+        atomic.write_bytes(folder / README, exported.read_me(described, left_out).encode("utf-8"))
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
         _check_place(to, config.overwrite)
-    left_out = bytes_ops.why_not(found.versions)
     if left_out:
         progress.say(f"note: no signature {saved_model.BYTES}: {left_out}")
     return {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.images import preprocess
-from pipelines.networks import portable, saved_model
+from pipelines.images import codecs, preprocess
+from pipelines.images.control_codec import ControlCodec
+from pipelines.images.jpeg import JpegCodec
+from pipelines.networks import portable
 from pipelines.storage.variants import ORIGINAL
 from pipelines.trained import Finished
 from pipelines.training import checkpoints
@@ -28,8 +30,7 @@ says the same as this page to programs.
 
 Each version of an image:
 
-1. JPEG at its quality, chroma {subsampling}, accurate DCT, decoded with the accurate DCT and smooth
-   upsampling; the original as it is. A grayscale image stays one until the last step.
+1. {how}; the original as it is. A grayscale image stays one until the last step.
 2. {crop}, resized to {size} x {size}, {interpolation} with antialiasing (Pillow {pillow}).
 3. `{scaling}`, x from 0 to 255, RGB; a grayscale image three times the same.
 
@@ -58,6 +59,17 @@ served = tf.saved_model.load("saved_model").signatures
 probabilities = served["serving_default"](variants=variants)["probabilities"]
 {of_bytes}```
 {limits}"""
+_HOW = {
+    JpegCodec.format: (
+        "JPEG at its quality, chroma {subsampling}, accurate DCT, decoded with the accurate DCT "
+        "and smooth\n   upsampling"
+    ),
+    ControlCodec.format: (
+        "Changed as it says, in whole numbers: half a pixel further is the average of the two or "
+        "four\n   pixels that meet there, those at the edge repeated; gamma g makes of a level x "
+        "255 (x / 255)^g,\n   rounded"
+    ),
+}
 _OF_BYTES = """\
 files = tf.stack([tf.io.read_file(path) for path in paths])
 probabilities = served["serving_bytes"](images=files)["probabilities"]
@@ -68,7 +80,7 @@ orientation (turn photographs upright before), reads a PNG's transparent gray le
 refuses no image for its size.
 """
 _NO_BYTES = """
-There is no signature for the bytes of images: TensorFlow encodes no JPEG with chroma {subsampling}.
+There is no signature for the bytes of images: {reason}.
 """
 
 
@@ -88,7 +100,7 @@ def describe(
     versions, described = run.versions, run.described
     made_from = described.fingerprint["cache"]
     codec = versions.codec
-    quality_of = dict(zip(codec.variant_names, codec.qualities, strict=True))
+    quality_of = codec.quality_of if isinstance(codec, JpegCodec) else {}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -122,17 +134,17 @@ def describe(
     }
 
 
-def read_me(values: Mapping[str, Any]) -> str:
+def read_me(values: Mapping[str, Any], no_bytes: str | None) -> str:
     """Say the same for people.
 
     Args:
         values: as `describe` gives them.
+        no_bytes: why there is no signature for the bytes of images; None where there is one.
     """
-    protocol, subsampling = values["protocol"], values["codec"]["subsampling"]
-    has_bytes = saved_model.BYTES in values["signatures"]
+    protocol, codec = values["protocol"], values["codec"]
     share = f"{100 * protocol['crop_fraction']:g}%"
     square = f"The central square of {share} of the shorter side"
-    limits = _LIMITS if has_bytes else _NO_BYTES.format(subsampling=subsampling)
+    limits = _NO_BYTES.format(reason=no_bytes) if no_bytes else _LIMITS
     classes = values["classes"]
     more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
     return _READ_ME.format(
@@ -142,8 +154,8 @@ def read_me(values: Mapping[str, Any]) -> str:
         num_classes=len(classes),
         num_branches=len(values["branches"]),
         shape=", ".join(["images", *map(str, values["input"]["shape"][1:])]),
-        branches="\n".join(f"- {name}" for name in map(_in_words, *_branches(values))),
-        subsampling=subsampling,
+        branches="\n".join(f"- {words}" for words in _in_words(values)),
+        how=_HOW[codec["format"]].format(**codec),
         crop=square if protocol["keeps_aspect"] else f"The central {share} of each side",
         size=protocol["size"],
         interpolation=protocol["interpolation"],
@@ -152,14 +164,13 @@ def read_me(values: Mapping[str, Any]) -> str:
         classes=", ".join(classes[:20]) + more,
         keras=values["keras"],
         tensorflow=values["tensorflow"],
-        of_bytes=_OF_BYTES if has_bytes else "",
+        of_bytes="" if no_bytes else _OF_BYTES,
         limits=limits,
     )
 
 
-def _branches(values: Mapping[str, Any]) -> tuple[list[str], list[int | None]]:
-    return values["branches"], values["qualities"]
-
-
-def _in_words(branch: str, quality: int | None) -> str:
-    return "the original" if branch == ORIGINAL else f"JPEG at quality {quality} (`{branch}`)"
+def _in_words(values: Mapping[str, Any]) -> Iterator[str]:
+    codec = codecs.from_description(values["codec"])
+    for branch in values["branches"]:
+        is_original = branch == ORIGINAL
+        yield "the original" if is_original else f"{codec.in_words(branch)} (`{branch}`)"

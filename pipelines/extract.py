@@ -24,7 +24,7 @@ from pipelines.extraction.times import Times
 from pipelines.images.encode import Encoder
 from pipelines.networks import backbones, models
 from pipelines.progress import Progress
-from pipelines.storage import locks, variants
+from pipelines.storage import locks, set_folders
 from pipelines.storage.cache import find_folder
 from pipelines.storage.manifest import ShardFolder
 
@@ -106,7 +106,7 @@ class _Call:
 
     @property
     def features_dir(self) -> Path:
-        return self.workspace_dir / self.config.features_dir
+        return self.workspace_dir / self.config.caches_dir
 
     @property
     def weights(self) -> str:
@@ -120,11 +120,11 @@ def _list_images(call: _Call, config: CompressConfig | None) -> Encoder:
     if config is None:
         raise ValueError("on_the_fly needs the settings of compress")
     overwrite = config.overwrite or call.config.overwrite
-    settings = {**config.model_dump(), "overwrite": overwrite}
+    settings = {**config.model_dump(), "set": call.config.set, "overwrite": overwrite}
     asked = Asked.from_settings(settings, call.seed, is_stored=False)
     way = sets.Way(call.engine, config.workers, config.hang_timeout)
     plans.check_named(call.workspace_dir, asked)
-    set_dir = call.workspace_dir / variants.LISTED_DIR
+    set_dir = call.workspace_dir / set_folders.listed(call.config.set)
     with locks.planning(set_dir.parent, call.progress.say):  # one share does it for all
         made = sets.make(call.workspace_dir, set_dir, asked, way, call.progress)
     return dataclasses.replace(made.encoder, is_stored=True)
@@ -132,9 +132,9 @@ def _list_images(call: _Call, config: CompressConfig | None) -> Encoder:
 
 def _origin_path(call: _Call) -> Path:
     if call.config.on_the_fly:
-        return call.workspace_dir / variants.LISTED_DIR
+        return call.workspace_dir / set_folders.listed(call.config.set)
     if not call.config.from_node:
-        return call.workspace_dir / variants.STORED_DIR
+        return call.workspace_dir / set_folders.stored(call.config.set)
     return find_folder(call.features_dir, call.config.from_node)
 
 

@@ -14,8 +14,9 @@ from pipelines.config import StatsConfig
 from pipelines.errors import ManifestError
 from pipelines.images import quality
 from pipelines.progress import Progress
-from pipelines.storage import atomic, locks, variants
+from pipelines.storage import atomic, locks, set_folders, variants
 from pipelines.storage.cache import FeatureCache, find_cache
+from pipelines.storage.manifest import MANIFEST
 from pipelines.storage.variants import ORIGINAL
 
 STATS_DIR = "stats"
@@ -40,21 +41,23 @@ def run(
     """
     started = time.monotonic()
     caches = _open_caches(features_dir, config.node)
-    has_variants = (workspace_dir / variants.STORED_DIR / "manifest.json").exists()
-    if not caches and not has_variants:
+    sets = [workspace_dir / set_folders.stored(name) for name in set_folders.SETS]
+    whole = [path for path in sets if (path / MANIFEST).exists()]  # with the same originals
+    if not caches and not whole:
         raise ManifestError(
             f"{workspace_dir}: neither variants nor caches here; run `bottleneck compress` and "
             "`bottleneck extract` first"
         )
     atomic.make_folder(workspace_dir / STATS_DIR)
+    ending = set_folders.ending(set_folders.settings_of(features_dir.name)[1])
     pictures = []
     for cache in caches:
-        path = workspace_dir / STATS_DIR / f"density-{cache.path.name}.png"
+        path = workspace_dir / STATS_DIR / f"density{ending}-{cache.path.name}.png"
         plots.channel_density(_channel_density(cache, config.images, progress), path)
         pictures.append(path)
     histogram = None
-    if has_variants:
-        histogram = _qf_histogram(workspace_dir / variants.STORED_DIR, config.images, progress)
+    if whole:
+        histogram = _qf_histogram(whole[0], config.images, progress)
         pictures.append(workspace_dir / STATS_DIR / "qf-histogram.png")
         plots.qf_histogram(histogram, pictures[-1])
     return {

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines import runs
 from pipelines.errors import ManifestError, PipelineError
-from pipelines.storage import layout, locks, variants
+from pipelines.storage import layout, locks, set_folders, variants
 from pipelines.storage.manifest import MANIFEST, PLAN, RECEIPTS, ShardFolder
 from pipelines.storage.plan import Plan, Receipt, Task
 from pipelines.storage.standing import Standing
@@ -32,23 +32,17 @@ def run(workspace_dir: Path, features_dir: Path) -> dict[str, Any]:
 
     Returns:
         The summary: stage; stages: by "compress", "check images" (for variants that are made on
-        the fly), "extract <node>" for each cache, "train-tail
-        <run>" and "eval <run>" for each run: state ("not started", "running", "stopped", "done", or
-        "diverged" and "damaged", with the problem in words), num_done, num_total (images in shards
-        that are whole; epochs of both models, of which there may be fewer in the end; evaluations;
-        None where that is not known), num_quarantined (None where there can be none), holders:
-        share, host, pid, since (unix time), seconds, silent_s, num_done, rate (a second) and its
-        unit, None for what is not known.
+        the fly), the same with " control" behind it for the control set, "extract <node>" for each
+        cache, "train-tail <run>" and "eval <run>" for each run: state ("not started", "running",
+        "stopped", "done", or "diverged" and "damaged", with the problem in words), num_done,
+        num_total (images in shards that are whole; epochs of both models, of which there may be
+        fewer in the end; evaluations; None where that is not known), num_quarantined (None where
+        there can be none), holders: share, host, pid, since (unix time), seconds, silent_s,
+        num_done, rate (a second) and its unit, None for what is not known.
     """
-    listed, version = workspace_dir / variants.LISTED_DIR, variants.FORMAT_VERSION
-    is_listed = _has(listed, [PLAN, MANIFEST, RECEIPTS]) or _at_work(listed)
-    is_begun = _has(workspace_dir, [INDEX_DIR]) and not is_listed
-    stored = workspace_dir / variants.STORED_DIR
-    stages = {"compress": _of_shards(stored, "variants", version, is_begun)}
-    if is_listed:
-        stages["check images"] = _of_shards(listed, "variants", version, True)
+    stages = _of_sets(workspace_dir)
     for path in sorted(features_dir.glob("*/")):
-        if _has(path, [PLAN, MANIFEST, RECEIPTS]) or _at_work(path):
+        if _is_begun(path):
             found = _of_shards(path, "features", layout.FORMAT_VERSION, True)
             stages[f"extract {path.name}"] = found
     for path in sorted((workspace_dir / "runs").glob("*/")):
@@ -74,6 +68,28 @@ class _Progress:
     is_begun: bool = False
     is_whole: bool = False
     rate: Callable[[float], float | None] = lambda since: None
+
+
+def _of_sets(workspace_dir: Path) -> dict[str, dict[str, Any]]:
+    """Say how far the sets are that are begun, and that of `compress` in any case."""
+    version, folders = variants.FORMAT_VERSION, {}
+    for name in set_folders.SETS:
+        which = "" if name == set_folders.JPEG else f" {name}"
+        folders[f"compress{which}"] = workspace_dir / set_folders.stored(name)
+        folders[f"check images{which}"] = workspace_dir / set_folders.listed(name)
+    begun = {stage: path for stage, path in folders.items() if _is_begun(path)}
+    # An index alone is the start of a set, of whichever.
+    has_index_alone = not begun and _has(workspace_dir, [INDEX_DIR])
+    shown = {"compress": folders["compress"], **begun}
+    return {
+        stage: _of_shards(path, "variants", version, stage in begun or has_index_alone)
+        for stage, path in shown.items()
+    }
+
+
+def _is_begun(folder: Path) -> bool:
+    """Tell whether a folder holds something of a stage, or somebody is at work in it."""
+    return _has(folder, [PLAN, MANIFEST, RECEIPTS]) or bool(_at_work(folder))
 
 
 def _has(folder: Path, names: Sequence[str]) -> bool:

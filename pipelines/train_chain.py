@@ -14,7 +14,7 @@ from pipelines.config import ExtractConfig, TrainTailConfig
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.execution import replicas
 from pipelines.progress import Silent
-from pipelines.storage import variants
+from pipelines.storage import set_folders, variants
 from pipelines.storage.cache import FeatureCache, find_folder
 from pipelines.train_runs import Ask, Start
 from pipelines.training import chain
@@ -40,7 +40,8 @@ def find_lacking(
 
     Returns:
         The settings of extract that have to be others: `node`, and where they are not those of the
-        caches that are there, `backbone`, `weights` and `features_dir`. Empty where nothing lacks.
+        caches that are there or wanted, `backbone`, `weights`, `features_dir` and `set`. Empty
+        where nothing lacks.
 
     Raises:
         ConfigError: the network has fewer blocks, or several hosts ask.
@@ -57,7 +58,7 @@ def find_lacking(
     if not found.lacking:
         return {}
     start = Start(workspace_dir, features_dir, seed, Silent(), never)
-    _check_before_caches(start, found, config)
+    _check_before_caches(start, found, config, network)
     return _extract_settings(start, found, network)
 
 
@@ -78,7 +79,7 @@ def train(start: Start, config: TrainTailConfig, network: ExtractConfig) -> dict
     start.configure(config)
     found = chain.survey(start.features_dir, network.backbone, config.blocks, config.run)
     if found.lacking:
-        _check_before_caches(start, found, config)
+        _check_before_caches(start, found, config, network)
         flags = _flags(_extract_settings(start, found, network))
         raise ManifestError(
             f"{start.features_dir}: no whole cache of {', '.join(found.lacking)}; run "
@@ -94,7 +95,9 @@ def train(start: Start, config: TrainTailConfig, network: ExtractConfig) -> dict
     return {**summaries[-1], "runs": summaries}
 
 
-def _check_before_caches(start: Start, found: Survey, config: TrainTailConfig) -> None:
+def _check_before_caches(
+    start: Start, found: Survey, config: TrainTailConfig, network: ExtractConfig
+) -> None:
     """Refuse what can be told before caches are made, which may take days."""
     if found.like is not None:
         like = FeatureCache(found.like)
@@ -105,7 +108,8 @@ def _check_before_caches(start: Start, found: Survey, config: TrainTailConfig) -
                 start.workspace_dir, link.run, described, link.start_from, has_cache=False
             )
         return
-    for folder in (variants.STORED_DIR, variants.LISTED_DIR):
+    set_name = _place(start, network)["set"]
+    for folder in (set_folders.stored(set_name), set_folders.listed(set_name)):
         with contextlib.suppress(ManifestError):  # not there: extract will say so
             images = variants.open_set(start.workspace_dir / folder, ("all",))
             classes = images.plan.details["classes"]
@@ -134,11 +138,21 @@ def _check_links(start: Start, links: Sequence[Link], config: TrainTailConfig) -
 def _extract_settings(start: Start, found: Survey, network: ExtractConfig) -> dict[str, Any]:
     """Return what `extract` has to be given, beside the workspace's file."""
     wanted: dict[str, Any] = {"node": tuple(found.lacking), "backbone": found.backbone}
+    wanted |= _place(start, network)
     if found.like is not None:
         wanted["weights"] = str(FeatureCache(found.like).details["weights"])
-    if start.features_dir != start.workspace_dir / network.features_dir:
-        wanted["features_dir"] = str(start.features_dir)
     return {key: value for key, value in wanted.items() if value != getattr(network, key)}
+
+
+def _place(start: Start, network: ExtractConfig) -> dict[str, str]:
+    """Return the settings of extract that lead to the folder of the caches: it, and the set."""
+    for name in set_folders.SETS:
+        if start.features_dir == start.workspace_dir / set_folders.features(
+            network.features_dir, name
+        ):
+            return {"features_dir": network.features_dir, "set": name}
+    features_dir, name = set_folders.settings_of(str(start.features_dir))
+    return {"features_dir": features_dir, "set": name}
 
 
 def _flags(settings: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.errors import ImageError, ShardError
 from pipelines.execution.threads import num_cores
-from pipelines.images.codecs import decode_variant
+from pipelines.images import codecs
 from pipelines.progress import Progress
 from pipelines.storage import audit, batches, cells, layout, locks, variants
 from pipelines.storage.audit import Audit, DeepCheck
@@ -90,6 +90,7 @@ def _check_variants(folder: Path) -> DeepCheck:
 
     def check(plan: Plan, receipt: Receipt) -> None:
         names = variants.stored_names(plan)
+        decode = codecs.decoder_of(plan.fingerprint["codec"])
         rows = variants.read_rows(folder, [receipt], names, 0, receipt.num_rows)
         for row in rows:
             if not names:
@@ -99,7 +100,7 @@ def _check_variants(folder: Path) -> DeepCheck:
                 raise ShardError(f"{folder / receipt.shard}: {row.id} is not the original")
             try:
                 for data in encoded:
-                    decode_variant(data)
+                    decode(data)
             except ImageError as error:
                 raise ShardError(f"{folder / receipt.shard}: {row.id}: {error}") from error
 

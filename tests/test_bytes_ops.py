@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 from pathlib import Path
@@ -15,7 +16,8 @@ from skimage import data
 
 from pipelines.errors import ImageError
 from pipelines.images import bytes_ops, decode, preprocess
-from pipelines.images.codecs import JpegCodec
+from pipelines.images.control_codec import ControlCodec
+from pipelines.images.jpeg import JpegCodec
 from pipelines.images.versions import Versions
 
 QUALITIES = tuple(range(10, 101, 10))
@@ -142,3 +144,11 @@ def test_why_not_names_the_subsampling_that_tensorflow_lacks():
     assert bytes_ops.why_not(versions_of("4:4:4")) is None
     assert bytes_ops.why_not(versions_of("4:2:2")).endswith("chroma subsampling 4:2:2")
     assert bytes_ops.why_not(versions_of("4:2:2", ("original",))) is None
+
+
+def test_why_not_names_the_control_set():
+    versions = dataclasses.replace(
+        versions_of("4:2:0"), branches=("original", "control_01"), codec=ControlCodec()
+    )
+    assert "control set are made by this program alone" in bytes_ops.why_not(versions)
+    assert bytes_ops.why_not(dataclasses.replace(versions, branches=("original",))) is None

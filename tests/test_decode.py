@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 
 from pipelines.errors import ImageError
 from pipelines.images import decode
-from pipelines.images.codecs import decode_variant
 from pipelines.images.decode import decode_original, sniff
+from pipelines.images.jpeg import decode_jpeg
 
 PHOTO = images.photo()
 GRAY = images.photo(channels=1)
@@ -53,7 +53,7 @@ def test_decode_original_jpeg_equals_variant_decoder(pixels, options):
 
     decoded = decode_original(jpeg)
 
-    np.testing.assert_array_equal(decoded, decode_variant(jpeg))
+    np.testing.assert_array_equal(decoded, decode_jpeg(jpeg))
     np.testing.assert_array_equal(decoded, Image.open(io.BytesIO(jpeg)))
 
 
@@ -62,7 +62,7 @@ def test_decode_original_jpeg_with_stray_bytes_falls_back_to_the_same_pixels(mar
     jpeg = images.to_jpeg(PHOTO)
     stray = _with_stray_bytes(jpeg, marker)
     with pytest.raises(ImageError, match="extraneous bytes"):
-        decode_variant(stray)
+        decode_jpeg(stray)
 
     np.testing.assert_array_equal(decode_original(stray), decode_original(jpeg))
 

@@ -13,7 +13,7 @@ from pipelines import extract
 from pipelines.execution import inline
 from pipelines.execution.threads import num_cores
 from pipelines.images import decode, preprocess
-from pipelines.images.codecs import decode_variant
+from pipelines.images.jpeg import decode_jpeg
 from pipelines.progress import Silent
 from pipelines.storage import variants
 from pipelines.storage.cache import FeatureCache
@@ -32,7 +32,7 @@ def inputs_of(workspace, split, branch, ids):
     source = variants.open_set(workspace / "variants" / "jpeg", [branch])
     rows = {row.id: row for row in source.rows(split, 0, source.num_rows()[split])}
     protocol = preprocess.for_backbone("lite", 224)
-    read = decode.decode_original if branch == "original" else decode_variant
+    read = decode.decode_original if branch == "original" else decode_jpeg
     options = {"max_megapixels": 1.0} if branch == "original" else {}
     pixels = [preprocess.to_input(read(rows[i].variants[0], **options), protocol) for i in ids]
     return preprocess.scale(np.stack(pixels).astype(np.float32), protocol)

@@ -19,8 +19,8 @@ from pipelines.execution.engine import CrewSettings, Piece
 from pipelines.execution.slots import cpu_slots
 from pipelines.extraction.crashes import Finder
 from pipelines.extraction.inputs import Origin
-from pipelines.images.codecs import JpegCodec
 from pipelines.images.encode import Encoder
+from pipelines.images.jpeg import JpegCodec
 
 EXTRACT = Extract(shards=8, rows={"train": 70, "val": 3})  # the first 64 are probed
 MEND = "compress could use them: leave them out of its images, and compress again with --overwrite"

@@ -17,8 +17,8 @@ from shards import LAYOUTS, ROWS, make_layout, write_cache
 from pipelines import compress, extract
 from pipelines.config import CompressConfig
 from pipelines.execution.inline import open_crew
-from pipelines.images.codecs import JpegCodec, decode_variant
 from pipelines.images.decode import decode_original
+from pipelines.images.jpeg import JpegCodec, decode_jpeg
 from pipelines.progress import Silent
 from pipelines.storage.batches import Batch
 from pipelines.storage.cache import FeatureCache
@@ -140,7 +140,7 @@ def test_variants_page_example_gives_the_encoded_images(compressed, monkeypatch)
         assert label == name.partition("/")[0]
         original = decode_original((compressed / "images" / name).read_bytes())
         (encoded,) = JpegCodec((10,)).encode(original)
-        np.testing.assert_array_equal(pixels, decode_variant(encoded))
+        np.testing.assert_array_equal(pixels, decode_jpeg(encoded))
 
 
 def test_variants_page_quarantine_has_the_listings_problems_first(compressed):

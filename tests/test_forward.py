@@ -7,7 +7,7 @@ from images import photo, to_jpeg, to_png, truncated
 
 from pipelines.errors import ShardError
 from pipelines.images import preprocess
-from pipelines.images.codecs import JpegCodec, decode_variant
+from pipelines.images.jpeg import JpegCodec, decode_jpeg
 from pipelines.networks import forward, nodes
 from pipelines.storage.variants import VariantRow
 
@@ -25,7 +25,9 @@ def row(seed):
 def prepare(rows, branches=BRANCHES, batch_size=4, max_megapixels=1.0):
     pixels = np.zeros((batch_size, len(branches), PROTOCOL.size, PROTOCOL.size, 3), np.uint8)
     for image, row in zip(pixels, rows, strict=False):
-        forward.prepare_image(row, branches, PROTOCOL, max_megapixels, image)
+        forward.prepare_image(
+            row, branches, PROTOCOL, forward.Decoding(max_megapixels, decode_jpeg), image
+        )
     return pixels
 
 
@@ -50,7 +52,7 @@ def test_prepare_puts_each_version_in_its_branch():
             found[i, 0], preprocess.to_input(photo(seed, (30, 40)), PROTOCOL)
         )
         for j in (1, 2):
-            decoded = decode_variant(rows[i].variants[j])
+            decoded = decode_jpeg(rows[i].variants[j])
             np.testing.assert_array_equal(found[i, j], preprocess.to_input(decoded, PROTOCOL))
     assert (found[0, 1] != found[0, 2]).any()
 

@@ -22,7 +22,7 @@ from pipelines.extraction.inputs import Images
 from pipelines.extraction.on_the_fly import OnTheFly
 from pipelines.images import preprocess
 from pipelines.progress import Silent
-from pipelines.storage import content, variants
+from pipelines.storage import content, set_folders, variants
 
 PROTOCOL = preprocess.Protocol("tiny", 32, 0.9, "bilinear", "raw")
 QUALITIES = (10, 50, 90)
@@ -42,7 +42,7 @@ def make(workspace: Path, images: Path, is_stored: bool, **settings) -> sets.Mad
     """Make a set with the variants, or one that only lists the images."""
     config = CompressConfig(images=str(images), qualities=QUALITIES, max_bad_share=0.5, **settings)
     asked = Asked.from_settings(config.model_dump(), 0, is_stored)
-    folder = variants.STORED_DIR if is_stored else variants.LISTED_DIR
+    folder = set_folders.stored() if is_stored else set_folders.listed()
     way = sets.Way(inline.open_crew, 1, 0)
     return sets.make(workspace, workspace / folder, asked, way, Silent())
 
@@ -50,8 +50,8 @@ def make(workspace: Path, images: Path, is_stored: bool, **settings) -> sets.Mad
 def sources_of(workspace: Path, images: Path, branches=("all",)) -> tuple[Images, OnTheFly]:
     make(workspace, images, is_stored=True)
     made = make(workspace, images, is_stored=False)
-    stored = variants.open_set(workspace / variants.STORED_DIR, branches)
-    listed = variants.open_set(workspace / variants.LISTED_DIR, branches)
+    stored = variants.open_set(workspace / set_folders.stored(), branches)
+    listed = variants.open_set(workspace / set_folders.listed(), branches)
     encoder = dataclasses.replace(made.encoder, is_stored=True)
     return Images(stored, PROTOCOL), OnTheFly(listed, encoder, PROTOCOL)
 
@@ -77,7 +77,7 @@ def test_listed_set_leaves_out_the_same_images_and_holds_no_variant(images, tmp_
     assert stored.num_quarantined == listed.num_quarantined == 1
     quarantines = [
         (tmp_path / folder / "quarantine.csv").read_text()
-        for folder in (variants.STORED_DIR, variants.LISTED_DIR)
+        for folder in (set_folders.stored(), set_folders.listed())
     ]
     assert quarantines[0] == quarantines[1]
     sizes = [

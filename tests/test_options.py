@@ -82,6 +82,7 @@ VALUES: dict[str, tuple[str, list[str], Any]] = {
     "sort": ("'time'", ["top1"], "top1"),
     "top": ("1", ["7"], 7),
     "to": ("'x'", ["/exported"], "/exported"),
+    "set": ("'jpeg'", ["control"], "control"),
 }
 
 

@@ -8,7 +8,7 @@ import simplejpeg
 from images import cmyk_jpeg, photo, to_file, to_jpeg, to_png, truncated
 from PIL import Image
 
-from pipelines.images.codecs import quality_table
+from pipelines.images.jpeg import quality_table
 from pipelines.images.quality import estimate_quality, qf_histogram
 
 EVERY_QF = range(1, 101)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.execution.threads import num_cores, ordered_map
-from pipelines.images import decode, index, sources
-from pipelines.images.codecs import JpegCodec
+from pipelines.images import codecs, decode, index, sources
+from pipelines.images.codecs import Codec
 from pipelines.progress import Progress
 from pipelines.storage import locks, variants
 from pipelines.storage.fingerprint import check_same
@@ -23,7 +23,6 @@ _SHARD_BYTES = 128 << 20  # the thesis takes 100 to 200 MB a file (section 4.1.2
 _SHARD_ROWS = 512  # at most
 _NUM_SHARDS = 64  # where each has rows enough, so that a small set keeps all cores busy
 _FEW_ROWS = 32  # fewer than these are not worth a shard
-_VARIANTS_TO_ORIGINAL = 4.7  # size of ten JPEG variants over the original's, 500x375 photographs
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ class Asked:
         classes: a file of class names; empty for the sorted names.
         limit: take only so many images; 0 for all.
         seed: fixes the choice, the splits and the order.
-        qualities: quality factors, ascending.
-        subsampling: of the chroma.
+        codec: makes the variants.
         max_megapixels: an image whose header declares more is left out.
         max_bad_share: of the images that may be left out.
         shards: wanted number of files; 0 chooses by size.
@@ -49,8 +47,7 @@ class Asked:
     classes: str
     limit: int
     seed: int
-    qualities: Sequence[int]
-    subsampling: str
+    codec: Codec
     max_megapixels: float
     max_bad_share: float
     shards: int
@@ -60,13 +57,9 @@ class Asked:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], seed: int, is_stored: bool = True) -> Asked:
         """Take what counts of the settings of `compress`."""
-        own = {field.name for field in fields(cls)} - {"seed", "is_stored"}
-        return cls(**{name: settings[name] for name in own}, seed=seed, is_stored=is_stored)
-
-    @property
-    def codec(self) -> JpegCodec:
-        """How variants are encoded."""
-        return JpegCodec(tuple(self.qualities), self.subsampling)
+        own = {field.name for field in fields(cls)} - {"codec", "seed", "is_stored"}
+        taken = {name: settings[name] for name in own}
+        return cls(**taken, codec=codecs.of_settings(settings), seed=seed, is_stored=is_stored)
 
 
 @dataclass(frozen=True)
@@ -174,7 +167,7 @@ def _plan(folder: ShardFolder, asked: Asked, images: index.Index, source: source
         "note": images.info["note"],
         **({} if asked.is_stored else {"is_stored": False}),
     }
-    num_shards = asked.shards or _num_shards(images, source)
+    num_shards = asked.shards or _num_shards(asked.codec, images, source)
     tasks = split_into_tasks(num_rows, num_shards, variants.SUFFIX)
     plan = Plan("variants", variants.FORMAT_VERSION, fingerprint, details, tasks)
     folder.publish(plan)
@@ -192,12 +185,12 @@ def mean_bytes(images: index.Index, source: sources.Source) -> float:
     return sum(sizes) / max(1, len(sizes))
 
 
-def _num_shards(images: index.Index, source: sources.Source) -> int:
+def _num_shards(codec: Codec, images: index.Index, source: sources.Source) -> int:
     """Choose how many shards: many for a few images, else files of about `_SHARD_BYTES`.
 
     The cores of this machine have no part in it: the same images make the same shards anywhere.
     """
-    mean = mean_bytes(images, source) * (1 + _VARIANTS_TO_ORIGINAL)
+    mean = mean_bytes(images, source) * (1 + codec.size_to_original)
     few = max(_FEW_ROWS, images.table.num_rows // _NUM_SHARDS)
     rows = min(_SHARD_ROWS, few, max(1, int(_SHARD_BYTES / max(1.0, mean))))
     return sum(-(-count // rows) for count in images.num_rows().values())

@@ -92,14 +92,10 @@ class Images:
 
         Raises:
             ShardError: a shard is damaged.
+            ManifestError: the set's codec is one that this program does not know.
         """
-        max_megapixels = self._variants.plan.fingerprint["max_megapixels"]
-        fill = partial(
-            _fill,
-            branches=self.branches,
-            protocol=self._protocol,
-            max_megapixels=max_megapixels,
-        )
+        decoding = forward.Decoding.of_set(self._variants.plan.fingerprint)
+        fill = partial(_fill, branches=self.branches, protocol=self._protocol, decoding=decoding)
         rows = self._variants.rows(split, start, stop)
         yield from in_batches(rows, batch_size, self.branches, self._protocol, fill)
 
@@ -146,9 +142,9 @@ def _fill(
     array: np.ndarray,
     branches: Sequence[str],
     protocol: preprocess.Protocol,
-    max_megapixels: float,
+    decoding: forward.Decoding,
 ) -> None:
-    forward.prepare_image(row, branches, protocol, max_megapixels, array[number])
+    forward.prepare_image(row, branches, protocol, decoding, array[number])
 
 
 def in_batches(

@@ -30,13 +30,12 @@ class OnTheFly:
 
         Args:
             listed: a set that holds no variants, but says which images can be used.
-            encoder: of those images, with the codec of all branches but the original.
+            encoder: of those images, with the codec that makes the versions.
             protocol: of the network.
         """
         self.branches = listed.names
         self.variants_s = 0.0
         self._listed, self._protocol, self._encoder = listed, protocol, encoder
-        self._codec = versions.of_branches(encoder.codec, self.branches)
         self._lock = threading.Lock()
 
     def num_rows(self) -> Mapping[str, int]:
@@ -63,16 +62,22 @@ class OnTheFly:
             ) from error
         if hashlib.sha256(data).digest() != row.sha256:
             raise SourceError(f"{path}: has changed since it was checked: {self._mend}")
-        variants = self._encoded(pixels)
-        versions.fill(array[number], pixels, variants, self.branches, self._protocol)
+        made = self._timed(
+            self._encoder.codec.versions(pixels, versions.without_original(self.branches))
+        )
+        versions.fill(array[number], pixels, made, self.branches, self._protocol)
 
     @property
     def _mend(self) -> str:
         return f"bring it back, or delete {self._listed.folder} and extract again"
 
-    def _encoded(self, pixels: np.ndarray) -> list[bytes]:
-        started = time.thread_time()
-        variants = self._codec.encode(pixels) if self._codec else []
-        with self._lock:
-            self.variants_s += time.thread_time() - started
-        return variants
+    def _timed(self, made: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass versions on, and count the time that each takes to be made."""
+        while True:
+            started = time.thread_time()
+            version = next(made, None)
+            with self._lock:
+                self.variants_s += time.thread_time() - started
+            if version is None:
+                return
+            yield version

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.images import resize_ops
+from pipelines.images.jpeg import JpegCodec
 from pipelines.images.versions import Versions
 from pipelines.storage.variants import ORIGINAL
 
@@ -19,10 +20,14 @@ _IS_DOWNSAMPLED = {"4:2:0": True, "4:4:4": False}
 
 def why_not(versions: Versions) -> str | None:
     """Say why TensorFlow cannot make these versions; None where it can."""
-    subsampling = versions.codec.subsampling
-    if subsampling in _IS_DOWNSAMPLED or versions.branches == (ORIGINAL,):
+    codec = versions.codec
+    if versions.branches == (ORIGINAL,):
         return None
-    return f"TensorFlow encodes no JPEG with chroma subsampling {subsampling}"
+    if not isinstance(codec, JpegCodec):
+        return "the versions of the control set are made by this program alone"
+    if codec.subsampling not in _IS_DOWNSAMPLED:
+        return f"TensorFlow encodes no JPEG with chroma subsampling {codec.subsampling}"
+    return None
 
 
 def to_inputs(data: Any, versions: Versions) -> Any:
@@ -30,7 +35,7 @@ def to_inputs(data: Any, versions: Versions) -> Any:
 
     Args:
         data: string scalar, a JPEG or PNG file.
-        versions: which, and how.
+        versions: which, and how; not where `why_not` says that it cannot be.
 
     Returns:
         uint8 tensor (branches, side, side, 3), RGB, 0..255.
@@ -39,11 +44,10 @@ def to_inputs(data: Any, versions: Versions) -> Any:
 
     pixels = decode(data)
     codec, inputs = versions.codec, []
-    quality_of = dict(zip(codec.variant_names, codec.qualities, strict=True))
     for branch in versions.branches:
         image = pixels
-        if branch != ORIGINAL:
-            image = _compressed(pixels, quality_of[branch], codec.subsampling)
+        if isinstance(codec, JpegCodec) and branch != ORIGINAL:
+            image = _compressed(pixels, codec.quality_of[branch], codec.subsampling)
         inputs.append(resize_ops.to_input(image, versions.protocol, versions.pillow))
     return tf.stack(inputs)
 

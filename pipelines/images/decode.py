@@ -45,7 +45,7 @@ from PIL import (
 )
 
 from pipelines.errors import ImageError
-from pipelines.images.codecs import decode_variant, describe_decoder
+from pipelines.images.jpeg import decode_jpeg, describe_decoder
 
 _Result = TypeVar("_Result")
 
@@ -162,7 +162,7 @@ def _decode_jpeg(data: bytes, image: ImageFile.ImageFile) -> np.ndarray | None:
         # Two readers of one header could be told two sizes; only the checked one may be decoded.
         if (width, height) != image.size:
             return None
-        return decode_variant(data)
+        return decode_jpeg(data)
     except (ValueError, ImageError):
         return None
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from pipelines.errors import ImageError
 from pipelines.images import decode
-from pipelines.images.codecs import JpegCodec, check_pixels
+from pipelines.images.codecs import Codec
+from pipelines.images.jpeg import check_pixels
 from pipelines.storage import variants
 from pipelines.storage.content import KEY, ContentSum
 from pipelines.storage.plan import Receipt, Task
@@ -39,7 +40,7 @@ class Encoder:
     """
 
     root: Path
-    codec: JpegCodec
+    codec: Codec
     max_megapixels: float
     is_stored: bool = True
 
@@ -72,9 +73,20 @@ class Encoder:
             ImageError: the file cannot be read or is no image that can be encoded.
         """
         data = self._read_file(self.root / name)
+        return data, self.decode(data)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Decode the bytes of one image.
+
+        Returns:
+            uint8 pixels (height, width) or (height, width, 3).
+
+        Raises:
+            ImageError: they are no image that can be encoded.
+        """
         pixels = decode.decode_original(data, max_megapixels=self.max_megapixels)
         check_pixels(pixels)
-        return data, pixels
+        return pixels
 
     def _read_file(self, path: Path) -> bytes:
         try:

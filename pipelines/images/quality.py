@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import JpegImagePlugin
 
-from pipelines.images.codecs import quality_table
+from pipelines.images.jpeg import quality_table
 
 MAX_QF = 100
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import ConfigError, ManifestError
-from pipelines.images import decode, preprocess
-from pipelines.images.codecs import JpegCodec, decode_variant
+from pipelines.images import codecs, decode, preprocess
+from pipelines.images.codecs import Codec
 from pipelines.images.encode import Encoder
 from pipelines.storage.fingerprint import check_same
 from pipelines.storage.variants import ORIGINAL
@@ -32,7 +32,7 @@ class Versions:
     """
 
     branches: tuple[str, ...]
-    codec: JpegCodec
+    codec: Codec
     protocol: preprocess.Protocol
     max_megapixels: float
     pillow: str
@@ -50,15 +50,10 @@ class Versions:
         """
         try:
             made = fingerprint["variants"]
-            if made["codec"]["format"] != "jpeg":
-                raise ManifestError(
-                    f"variants of format {made['codec']['format']}: this program makes jpeg alone; "
-                    "update the program"
-                )
             protocol = fingerprint["protocol"]
             found = cls(
                 tuple(branches),
-                JpegCodec(tuple(made["codec"]["qualities"]), made["codec"]["subsampling"]),
+                codecs.from_description(made["codec"]),
                 preprocess.Protocol(**{key: protocol[key] for key in _PROTOCOL_KEYS}),
                 float(made["max_megapixels"]),
                 str(protocol["library_version"]),
@@ -68,13 +63,18 @@ class Versions:
                 f"what the cache was made from does not say how its images were prepared "
                 f"({error!r}); extract and train again"
             ) from error
-        unknown = [name for name in branches if name not in (ORIGINAL, *found.codec.variant_names)]
+        unknown = [name for name in branches if name not in found.names]
         if unknown:
             raise ManifestError(
-                f"branches {', '.join(unknown)}: no variants of qualities "
-                f"{','.join(map(str, found.codec.qualities))}; extract and train again"
+                f"branches {', '.join(unknown)}: the cache's variants are "
+                f"{', '.join(found.names)}; extract and train again"
             )
         return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every version that can be made, the original first, whether it is a branch or not."""
+        return (ORIGINAL, *self.codec.variant_names)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,12 +93,37 @@ class Versions:
         Raises:
             ImageError: it cannot be read, or is no image that can be used.
         """
-        encoder = Encoder(Path(), self.codec, self.max_megapixels)
-        _, pixels = encoder.read(str(path))
-        codec = of_branches(self.codec, self.branches)
+        pixels = self._original(path)
+        made = self.codec.versions(pixels, without_original(self.branches))
         out = np.empty(self.shape, np.uint8)
-        fill(out, pixels, codec.encode(pixels) if codec else [], self.branches, self.protocol)
+        fill(out, pixels, made, self.branches, self.protocol)
         return out
+
+    def picture(self, image: Path | bytes, name: str) -> np.ndarray:
+        """Make one version of an image, to be looked at: neither cropped nor resized.
+
+        Args:
+            image: path of any image that `compress` takes, or the bytes of its file, as a set's
+                column `original` holds them.
+            name: one of `names`.
+
+        Returns:
+            uint8 (height, width, 3), RGB, 0..255; of a gray image the same level three times.
+
+        Raises:
+            ConfigError: there is no such version.
+            ImageError: the image cannot be read, or is none that can be used.
+        """
+        if name not in self.names:
+            raise ConfigError(f"no version {name} of an image; there are {', '.join(self.names)}")
+        pixels = self._original(image)
+        if name != ORIGINAL:
+            (pixels,) = self.codec.versions(pixels, [name])
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
+
+    def _original(self, image: Path | bytes) -> np.ndarray:
+        encoder = Encoder(Path(), self.codec, self.max_megapixels)
+        return encoder.decode(image) if isinstance(image, bytes) else encoder.read(str(image))[1]
 
     def check_libraries(self, fingerprint: Mapping[str, Any], path: Path) -> None:
         """Check that the libraries here are those that the cache was made with.
@@ -124,17 +149,15 @@ class Versions:
         check_same(made, here, path, "pixels, and so probabilities, may differ a little")
 
 
-def of_branches(codec: JpegCodec, branches: Sequence[str]) -> JpegCodec | None:
-    """Return the codec of some branches alone, in their order; None where only the original is."""
-    quality_of = dict(zip(codec.variant_names, codec.qualities, strict=True))
-    chosen = tuple(quality_of[branch] for branch in branches if branch != ORIGINAL)
-    return JpegCodec(chosen, codec.subsampling) if chosen else None
+def without_original(branches: Sequence[str]) -> list[str]:
+    """Return the branches whose versions a codec makes, in their order."""
+    return [branch for branch in branches if branch != ORIGINAL]
 
 
 def fill(
     out: np.ndarray,
     pixels: np.ndarray,
-    variants: Iterable[bytes],
+    made: Iterator[np.ndarray],
     branches: Sequence[str],
     protocol: preprocess.Protocol,
 ) -> None:
@@ -143,11 +166,10 @@ def fill(
     Args:
         out: uint8 (branches, side, side, 3), is filled.
         pixels: of the original, uint8 (height, width) or (height, width, 3).
-        variants: JPEG files of the branches that are not the original, in their order.
+        made: pixels of the branches that are not the original, in their order.
         branches: names.
         protocol: of the network.
     """
-    left = iter(variants)
     for j, branch in enumerate(branches):
-        image = pixels if branch == ORIGINAL else decode_variant(next(left))
+        image = pixels if branch == ORIGINAL else next(made)
         out[j] = preprocess.to_input(image, protocol)

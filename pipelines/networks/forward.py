@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipelines.errors import ImageError, ShardError
-from pipelines.images import decode, preprocess
-from pipelines.images.codecs import decode_variant
+from pipelines.images import codecs, decode, preprocess
 from pipelines.storage.variants import ORIGINAL, VariantRow
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the files of a set of variants become pixels.
+
+    Attributes:
+        max_megapixels: largest accepted original.
+        decode_variant: from the bytes of a variant to uint8 pixels, by the set's codec.
+    """
+
+    max_megapixels: float
+    decode_variant: Callable[[bytes], np.ndarray]
+
+    @classmethod
+    def of_set(cls, fingerprint: Mapping[str, Any]) -> Decoding:
+        """Read it from the fingerprint of a set.
+
+        Raises:
+            ManifestError: the set's codec is one that this program does not know.
+        """
+        return cls(fingerprint["max_megapixels"], codecs.decoder_of(fingerprint["codec"]))
 
 
 def prepare_image(
     row: VariantRow,
     branches: Sequence[str],
     protocol: preprocess.Protocol,
-    max_megapixels: float,
+    decoding: Decoding,
     out: np.ndarray,
 ) -> None:
     """Decode and resize the versions of one image.
@@ -28,7 +49,7 @@ def prepare_image(
         row: the image with the variants named by `branches`.
         branches: variant names.
         protocol: of the backbone.
-        max_megapixels: largest accepted original.
+        decoding: how their files become pixels.
         out: uint8 (branches, size, size, 3), is filled.
 
     Raises:
@@ -37,9 +58,9 @@ def prepare_image(
     for j, (branch, data) in enumerate(zip(branches, row.variants, strict=True)):
         try:
             if branch == ORIGINAL:
-                image = decode.decode_original(data, max_megapixels=max_megapixels)
+                image = decode.decode_original(data, max_megapixels=decoding.max_megapixels)
             else:
-                image = decode_variant(data)
+                image = decoding.decode_variant(data)
         except ImageError as error:
             raise ShardError(
                 f"variant {branch} of {row.id}: {error}; the shard is damaged: "

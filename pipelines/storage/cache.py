@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.errors import ConfigError, ManifestError
-from pipelines.storage import asked, cells
+from pipelines.storage import asked, cells, set_folders
 from pipelines.storage.batches import WINDOW_BYTES, FeatureReader, Settings
 from pipelines.storage.groups import Group, Groups, read_group
 from pipelines.storage.layout import FORMAT_VERSION, Layout
@@ -45,7 +45,7 @@ class FeatureCache:
             ShardError: a shard is missing or cut short.
         """
         self.path = path
-        command = f"bottleneck extract --node {path.name}"
+        command = f"bottleneck extract{set_folders.flag(path.parent)} --node {path.name}"
         plan, self.receipts = ShardFolder(path).read_manifest("features", FORMAT_VERSION, command)
         self.fingerprint = plan.fingerprint
         self.details = plan.details
@@ -281,15 +281,16 @@ def find_folder(features_dir: Path, node: str) -> Path:
     files = (path for name in (PLAN, MANIFEST) for path in features_dir.glob(f"*/{name}"))
     found = sorted({path.parent for path in files})
     names = ", ".join(path.name for path in found)
+    flag = set_folders.flag(features_dir)
     if not found:
-        raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract` first")
+        raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract{flag}` first")
     if node:
         wanted = loosely(node)
         matching = [path for path in found if loosely(path.name) == wanted]
         if not matching:
             raise ManifestError(
                 f"{features_dir}: no cache of node {node}; there are {names}; "
-                f"run `bottleneck extract --node {node}` first"
+                f"run `bottleneck extract{flag} --node {node}` first"
             )
         return matching[0]
     if len(found) > 1:

@@ -4,7 +4,8 @@ id        string    the image's name within its source
 label     int32     index into the manifest's `classes`
 sha256    binary    of the original's bytes, 32 bytes
 original  binary    the original's bytes as they are
-q010 ...  binary    the image as JPEG at that quality factor
+q010 ...  binary    the image as JPEG at that quality factor; in the control set, control_01 ...,
+                    the image under other changes, as PNG
 """
 
 from __future__ import annotations
@@ -17,14 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import ConfigError
-from pipelines.storage import parquet
+from pipelines.storage import parquet, set_folders
 from pipelines.storage.manifest import ShardFolder
 from pipelines.storage.plan import Plan, Receipt, Task
 
 FORMAT_VERSION = 1
-# In a workspace: the set, and the one that only lists images, for variants made in memory.
-STORED_DIR = Path("variants") / "jpeg"
-LISTED_DIR = Path("variants") / "jpeg-on-the-fly"
 ORIGINAL = "original"
 SUFFIX = "parquet"
 GROUP_BYTES = 8 << 20  # a row group is the most that a reader holds of a shard at once
@@ -103,7 +101,7 @@ def open_set(folder: Path, asked: Sequence[str]) -> VariantSet:
         ConfigError: a variant is not in the set.
     """
     plan, receipts = ShardFolder(folder).read_manifest(
-        "variants", FORMAT_VERSION, "bottleneck compress"
+        "variants", FORMAT_VERSION, f"bottleneck compress{set_folders.flag(folder)}"
     )
     known = plan.details["variants"]
     wanted = known if tuple(asked) == ("all",) else asked

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipelines.errors import ConfigError, ManifestError, ShardError
 from pipelines.execution import devices, slots
 from pipelines.networks import backbones, blocks
-from pipelines.storage import content
+from pipelines.storage import content, set_folders
 from pipelines.storage.cache import FeatureCache, find_folder
 
 DEFAULT_NAME = "blocks"
@@ -102,7 +102,8 @@ def survey(features_dir: Path, backbone_name: str, num_blocks: int, name: str) -
     networks = [str(cache.fingerprint["backbone"]) for cache in there]
     backbone = backbone_name if backbone_name in networks or not networks else networks[0]
     if not backbone:
-        raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract` first")
+        flag = set_folders.flag(features_dir)
+        raise ManifestError(f"{features_dir}: no cache here; run `bottleneck extract{flag}` first")
     links = plan(backbone, num_blocks, name)
     found, lacking = [], []
     for link in links:
