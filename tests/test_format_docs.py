@@ -155,6 +155,11 @@ def test_variants_page_names_every_key_of_the_files(folder, compressed):
     assert unnamed_keys(compressed / folder, "variants-format.md") <= names_of_splits
 
 
+def test_variants_page_names_every_key_of_a_control_set():
+    golden = ROOT / "tests" / "golden" / "control_v1"
+    assert unnamed_keys(golden, "variants-format.md") == set()
+
+
 @pytest.mark.slow
 def test_cache_page_names_every_key_of_the_files(workspace, extracted):
     chained = {"from_node": "block7a_expand_activation", "node": ("avg_pool",)}
