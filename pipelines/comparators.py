@@ -13,17 +13,16 @@ from pipelines.errors import ConfigError, ManifestError, PipelineError, ShardErr
 from pipelines.evaluation.scoring import Contestant
 from pipelines.networks.topology import Design
 from pipelines.runs import Run
-from pipelines.storage import content
+from pipelines.storage import content, set_folders
 from pipelines.storage.cache import FeatureCache, find_folder
 from pipelines.storage.variants import ORIGINAL
 from pipelines.train_runs import Ask, Start
 from pipelines.training.checkpoints import Store
 
-COPIES, CONTROL = "copies", "control"
+COPIES, CONTROL = "copies", set_folders.CONTROL
 RUN = "run_"  # in front of another run's name
 AUTO, ALL, MEAN, RUNS = "auto", "all", "mean", "runs"
 WORDS = (AUTO, ALL, MEAN, RUNS, COPIES, CONTROL)
-_SUFFIX = "-control"  # of the folder of caches, and of a run
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def choose(workspace_dir: Path, name: str, described: Run, asked: Sequence[str])
     for other in named:
         _check_named(workspace_dir, other, described, others)
     is_all, is_auto = ALL in words, AUTO in words
-    is_control = described.copies > 0 or described.features_dir.endswith(_SUFFIX)
+    is_control = described.copies > 0 or is_of_control(described)
     for word in (COPIES, CONTROL):
         if word in words and is_control:
             raise ConfigError(
@@ -99,7 +98,7 @@ def of_run(name: str, described: Run, run_dir: Path, model: str, called: str) ->
         design = Design(
             described.branches, described.fusion, gradients="all", copies=described.copies
         )
-    is_control = described.features_dir.endswith(_SUFFIX)
+    is_control = is_of_control(described)
     return Contestant(
         called, name, design, described.seed, Store.of(run_dir, model).best, is_control
     )
@@ -112,7 +111,7 @@ def control_cache(workspace_dir: Path, described: Run, cache: FeatureCache) -> F
         ManifestError: there is none, or it is of other images or another network.
         ShardError: it is not whole.
     """
-    features_dir = workspace_dir / (described.features_dir + _SUFFIX)
+    features_dir = workspace_dir / set_folders.features(described.features_dir, CONTROL)
     commands = (
         "run `bottleneck compress --set control`, then "
         f"`bottleneck extract --set control --node {described.node}`"
@@ -191,6 +190,11 @@ def _train_control(start: Start, name: str, described: Run, word: str) -> None:
     own = control_name(name, word)
     start.progress.say(f"training the control run {own}, with the settings of run {name}")
     replace(start, features_dir=features_dir, seed=described.seed).train([Ask(own, config)])
+
+
+def is_of_control(described: Run) -> bool:
+    """Tell whether a run reads a cache of the control set."""
+    return set_folders.settings_of(described.features_dir)[1] == CONTROL
 
 
 def _is_there(workspace_dir: Path, name: str, word: str) -> bool:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import comparators, judged, runs
+from pipelines import comparators, cross_validation, judged, runs
 from pipelines.comparators import ALL, AUTO, Chosen
 from pipelines.config import EvalConfig
 from pipelines.config_eval import HONEST, THESIS
+from pipelines.cross_validation import Plan
 from pipelines.errors import ConfigError, ManifestError, PipelineError, SavedInterrupt
 from pipelines.evaluation import figures, image_lists
 from pipelines.judged import Judging
-from pipelines.progress import Progress
+from pipelines.progress import Progress, Silent
 from pipelines.runs import Run
 from pipelines.storage import atomic, locks
 from pipelines.storage.cache import FeatureCache, find_folder
@@ -61,6 +63,13 @@ def run(
     runs.check_finished(workspace_dir, name)
     top_k = judged.choose_top_k(config.top_k, len(described.classes))
     chosen = comparators.choose(workspace_dir, name, described, config.compare)
+    if config.folds:
+        _, control = _caches(workspace_dir, described, chosen, config)
+        seeds = tuple(range(seed, seed + config.seeds))
+        plan = cross_validation.make_plan(
+            workspace_dir, name, described, chosen, control, config.folds, seeds, config.is_honest
+        )
+        return _judge_in_folds(plan, top_k, progress, watch)
     if chosen.is_training:
         _train_controls(workspace_dir, name, described, chosen, progress, watch)
     judging = _open(workspace_dir, name, described, chosen, config)
@@ -109,22 +118,74 @@ def _open(
     """Find the models and open the caches; nothing is loaded yet."""
     run_dir = runs.folder_of(workspace_dir, name)
     party = judged.open_party(workspace_dir, name, described, chosen, run_dir)
-    folder = find_folder(workspace_dir / described.features_dir, described.node)
-    cache = FeatureCache(folder)
+    cache, control = _caches(workspace_dir, described, chosen, config)
+    split = config.reported_split
+    if not cache.num_rows(split):
+        raise ConfigError(f"{cache.path}: no images in split {split}; choose another with --split")
+    return Judging(workspace_dir, described, party, cache, control, split)
+
+
+def _caches(
+    workspace_dir: Path, described: Run, chosen: Chosen, config: EvalConfig
+) -> tuple[FeatureCache, FeatureCache | None]:
+    """Open a run's cache, and the control set's where it takes part or happens to be there."""
+    cache = FeatureCache(find_folder(workspace_dir / described.features_dir, described.node))
     if cache.fingerprint != described.fingerprint["cache"]:
         raise ManifestError(
             f"{cache.path}: made anew with other settings since this run was trained; train again"
         )
-    split = config.reported_split
-    if not cache.num_rows(split):
-        raise ConfigError(f"{cache.path}: no images in split {split}; choose another with --split")
-    control = None
     if chosen.control:
-        control = comparators.control_cache(workspace_dir, described, cache)
-    elif {AUTO, ALL} & set(config.compare):
+        return cache, comparators.control_cache(workspace_dir, described, cache)
+    if {AUTO, ALL} & set(config.compare) and not comparators.is_of_control(described):
         with contextlib.suppress(PipelineError):  # it is looked at where it is there
-            control = comparators.control_cache(workspace_dir, described, cache)
-    return Judging(workspace_dir, described, party, cache, control, split)
+            return cache, comparators.control_cache(workspace_dir, described, cache)
+    return cache, None
+
+
+def _judge_in_folds(
+    plan: Plan, top_k: tuple[int, ...], progress: Progress, watch: Watch
+) -> dict[str, Any]:
+    """Train and judge in folds; what is done is kept in the run's folder."""
+    workspace_dir, name, described = plan.workspace_dir, plan.name, plan.described
+    seed, is_honest = plan.seeds[0], plan.is_honest
+    others = [(one.called, one.run, one.chain[-1].config.fusion) for one in plan.entries[1:]]
+    asked = judged.ask(described, name, others, top_k, seed)
+    start = Start(
+        workspace_dir,
+        workspace_dir / described.features_dir,
+        seed,
+        Silent(),
+        watch,
+        weights_dir=workspace_dir,
+        is_latest=False,
+        has_pictures=False,
+    )
+    with _stopped_is_saved():
+        found = cross_validation.run(plan, asked, start, progress)
+    results = {
+        "stage": "eval",
+        "results_version": RESULTS_VERSION,
+        "run": name,
+        "split": "all",
+        "seed": seed,
+        **_describe(described, is_honest),
+        **found,
+        **judged.verdict(found, is_honest),
+    }
+    suffix = "" if is_honest else "-val"
+    path = runs.folder_of(workspace_dir, name) / f"results{suffix}-folds.json"
+    atomic.write_json(path, results)
+    return results
+
+
+def _describe(described: Run, is_honest: bool) -> dict[str, Any]:
+    return {
+        "protocol": HONEST if is_honest else THESIS,
+        "node": described.node,
+        "blocks": list(described.blocks),
+        "fusion": described.fusion,
+        "default_kind": described.default_kind,
+    }
 
 
 def _made_from(judging: Judging, seed: int, top_k: tuple[int, ...]) -> dict[str, Any]:
@@ -165,16 +226,13 @@ def _judge(
         tally = judging.tally(files.predictions, progress, check)
         names = (judging.branches, described.classes)
         image_lists.write(files.images, files.predictions, *names, images_dir, check)
-        asked = judging.asked(tuple(made["places"]), made["seed"])
+        others = [(one.name, one.run, one.design.fusion) for one in judging.party.others]
+        asked = judged.ask(described, made["run"], others, tuple(made["places"]), made["seed"])
         found = figures.figures(tally, asked)
         results = {
             "stage": "eval",
             **made,
-            "protocol": HONEST if is_honest else THESIS,
-            "node": described.node,
-            "blocks": list(described.blocks),
-            "fusion": described.fusion,
-            "default_kind": described.default_kind,
+            **_describe(described, is_honest),
             **found,
             **judged.verdict(found, is_honest),
         }
@@ -193,8 +251,14 @@ def _train_controls(
 ) -> None:
     seed, features_dir = described.seed, workspace_dir / described.features_dir
     start = Start(workspace_dir, features_dir, seed, progress, watch, is_latest=False)
-    try:
+    with _stopped_is_saved():
         comparators.train_controls(start, name, described, chosen)
+
+
+@contextlib.contextmanager
+def _stopped_is_saved() -> Iterator[None]:
+    try:
+        yield
     except StoppedError as error:
         raise SavedInterrupt(
             f"stopped and saved: {error}; the same command goes on from there"

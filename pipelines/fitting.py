@@ -45,6 +45,7 @@ class Fits:
         histories: one a run.
         progress: told about the steps.
         is_sweep: whether they are heads of a sweep, which goes on without those that diverge.
+        has_pictures: whether their trainings are drawn.
     """
 
     workspace_dir: Path
@@ -55,6 +56,7 @@ class Fits:
     histories: Sequence[History]
     progress: Progress
     is_sweep: bool = False
+    has_pictures: bool = True
 
     def without(self, outcomes: Sequence[Outcome]) -> Fits:
         """Leave out the runs that have diverged, of one outcome a run."""
@@ -148,7 +150,7 @@ class Fits:
 
     def _draw(self, has_all: bool) -> None:
         """Draw how training went; of runs side by side only at the end, for each takes a moment."""
-        if self.replicas.is_first and (has_all or len(self.opened) == 1):
+        if self.has_pictures and self.replicas.is_first and (has_all or len(self.opened) == 1):
             for run in self.opened:
                 run_pictures.draw(self.workspace_dir, run.name, run.check)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,22 +83,38 @@ class Judging:
         backbone = models.load_backbone(self.cache, self.workspace_dir)
         tally = Tally(len(self.described.classes), self.branches.index(ORIGINAL))
         found = score(self.party, self.cache, self.control, backbone, self.split, progress)
-        with predictions.open_writer(predictions_path, self.branches, self.names, check) as writer:
+        columns = self.branches, self.names, self.control is not None
+        with predictions.open_writer(predictions_path, *columns, check) as writer:
             for scores in found:
                 writer.add(tally.add(scores))
         return tally
 
-    def asked(self, top_k: tuple[int, ...], seed: int) -> Asked:
-        """Say what the figures are of."""
-        texts = figures.texts(self.branches, len(self.described.branches))
-        trained_by = {TOPOLOGY: self.party.topology.run}
-        texts[TOPOLOGY] = f"run {self.party.topology.run}, fusion {self.described.fusion}"
-        for one in self.party.others:
-            trained_by[one.name] = one.run
-            texts[one.name] = f"run {one.run}, fusion {one.design.fusion}"
-            if one.name in _CONTROLS:
-                texts[one.name] = f"{_CONTROLS[one.name]}, run {one.run}"
-        return Asked(self.branches, self.described.classes, texts, trained_by, top_k, seed)
+
+def ask(
+    described: Run,
+    name: str,
+    others: Iterable[tuple[str, str, str]],
+    top_k: tuple[int, ...],
+    seed: int,
+) -> Asked:
+    """Say what figures are of.
+
+    Args:
+        described: the run.
+        name: of the run.
+        others: called, run and fusion of each other trained model that is compared.
+        top_k: places for which the accuracies are given.
+        seed: of the resampling.
+    """
+    branches = with_original(described.branches)
+    texts = figures.texts(branches, len(described.branches))
+    texts[TOPOLOGY] = f"run {name}, fusion {described.fusion}"
+    trained_by = {TOPOLOGY: name}
+    for called, other, fusion in others:
+        trained_by[called] = other
+        what = _CONTROLS.get(called)
+        texts[called] = f"{what}, run {other}" if what else f"run {other}, fusion {fusion}"
+    return Asked(branches, described.classes, texts, trained_by, top_k, seed)
 
 
 def open_party(
@@ -153,15 +169,13 @@ def choose_top_k(asked: tuple[int, ...], num_classes: int) -> tuple[int, ...]:
 
 def verdict(found: dict[str, Any], is_honest: bool) -> dict[str, str]:
     """Say what figures mean: `verdict`, a sentence or two, and `verdict_kind`."""
-    own = found["comparators"][TOPOLOGY]
+    own, against = found["comparators"][TOPOLOGY], found["against"]
     controls = {
-        text: Difference(found["against"][name]["difference"], found["against"][name]["mcnemar_p"])
-        for name, text in _CONTROLS.items()
-        if name in found["against"]
+        text: _difference(against[name]) for name, text in _CONTROLS.items() if name in against
     }
     finding = Finding(
-        Difference(own["difference"], own["mcnemar_p"]),
-        tuple(own["difference_ci95"]),
+        _difference(own),
+        own["difference_ci95"],
         found["min_detectable_gain"],
         own["holm_p"],
         len(found["comparators"]) - 1,
@@ -169,3 +183,8 @@ def verdict(found: dict[str, Any], is_honest: bool) -> dict[str, str]:
         controls,
     )
     return {"verdict": verdicts.sentence(finding), "verdict_kind": finding.kind}
+
+
+def _difference(found: dict[str, Any]) -> Difference:
+    """Return a difference with the p that it is judged by: over folds that of their t-test."""
+    return Difference(found["difference"], found.get("p", found["mcnemar_p"]))

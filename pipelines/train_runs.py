@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Start:
         watch: asked behind each step whether to stop.
         weights_dir: where a relative path of the backbone's weights starts; None for the workspace.
         is_latest: whether these runs become those that eval takes when none is named.
+        has_pictures: whether runs are drawn.
         open_cache: opens the cache in a folder.
     """
 
@@ -59,6 +60,7 @@ class Start:
     watch: Watch = never
     weights_dir: Path | None = None
     is_latest: bool = True
+    has_pictures: bool = True
     open_cache: Callable[[Path], FeatureCache] = FeatureCache
     _replicas: Replicas | None = None
     _backbones: dict[str, backbones.Backbone] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class Start:
         with fitting.open_fits(
             self.workspace_dir, opened, cache, backbone, devices_here, self.progress, is_sweep
         ) as fits:
+            fits = replace(fits, has_pictures=self.has_pictures)
             topologies = fits.train("topology", self.watch)
             left = iter(self._train_defaults(fits.without(topologies), config))
         defaults = [topology if topology.diverged else next(left) for topology in topologies]

@@ -112,6 +112,32 @@ def over_folds(differences: np.ndarray, test_share: float, level: float = 0.95) 
     return FoldDifference(mean, mean - half_width, mean + half_width, p)
 
 
+def min_detectable_over_folds(
+    found: FoldDifference, num_values: int, level: float = 0.95, power: float = 0.8
+) -> float | None:
+    """Return the smallest difference that these folds would have shown with that power.
+
+    The error of the mean is that of the interval, and so the difference that its test finds with
+    the power is t(1 - alpha/2) + t(power) errors, at the interval's degrees of freedom.
+
+    Args:
+        found: of folds and seeds.
+        num_values: of them.
+        level: of the interval.
+        power: share of the cases in which it is found, between 0 and 1.
+
+    Returns:
+        A difference of shares; None where there is no interval, or it would be above 1.
+    """
+    from scipy.special import stdtrit
+
+    if found.low is None or found.high is None:
+        return None
+    quantiles = stdtrit(num_values - 1, np.array([(1 + level) / 2, power]))
+    least = float((found.high - found.low) / 2 * quantiles.sum() / quantiles[0])
+    return least if least <= 1 else None
+
+
 def _checked_differences(differences: np.ndarray) -> np.ndarray:
     """Give float64, (value,)."""
     differences = np.asarray(differences)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 ALPHA = 0.05  # a difference that chance makes more seldom than this is taken for one
@@ -42,7 +42,7 @@ class Finding:
     """
 
     gain: Difference
-    interval: tuple[float, float] | None
+    interval: Sequence[float] | None
     min_gain: float | None
     corrected_p: float | None = None
     num_comparisons: int = 1

@@ -74,11 +74,11 @@ def figures(tally: Tally, asked: Asked) -> dict[str, Any]:
             name: {str(k): metrics.top_k_accuracy(ranks[name], k) for k in asked.top_k}
             for name in (DEFAULT, TOPOLOGY)
         },
-        "averages": {name: _averages(tally, name) for name in (DEFAULT, TOPOLOGY)},
+        "averages": {name: averages(tally, name) for name in (DEFAULT, TOPOLOGY)},
         "calibration": {name: _calibration(tally, name) for name in (DEFAULT, TOPOLOGY)},
         "per_class": _per_class(tally, asked.classes),
         "confusions": _confusions(tally, asked.classes),
-        "leans_on": _leans_on(tally, asked.branches, topology),
+        "leans_on": leans_on(tally, asked.branches, topology),
         "num_resamples": NUM_RESAMPLES,
     }
 
@@ -183,7 +183,8 @@ def _oracle(
     return {**values, **{f"control_{name}": value for name, value in of_control.items()}}
 
 
-def _averages(tally: Tally, name: str) -> dict[str, float | None]:
+def averages(tally: Tally, name: str) -> dict[str, float | None]:
+    """Return what weighs every class the same, of "default" or "topology"."""
     found = tally.confusion[name]
     auc = None
     if tally.num_classes == 2:
@@ -257,7 +258,7 @@ def _pairs(found: Sequence[PairChange], classes: Sequence[str]) -> list[dict[str
     ]
 
 
-def _leans_on(tally: Tally, branches: Sequence[str], topology: np.ndarray) -> dict[str, float]:
+def leans_on(tally: Tally, branches: Sequence[str], topology: np.ndarray) -> dict[str, float]:
     """Return, by branch, the share of images lost when it sees the original instead."""
     if tally.num_swapped is None:
         return {}

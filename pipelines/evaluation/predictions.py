@@ -15,6 +15,7 @@ from pipelines.storage import parquet
 
 GROUP_ROWS = 4096  # of a row group, at least; what is held until it is written
 TYPES = ("A", "B", "C")
+CONTROL_ORACLE = "control_oracle_rank"  # the label's best rank over the control set's branches
 
 
 def types(default_right: np.ndarray, topology_right: np.ndarray) -> np.ndarray:
@@ -72,12 +73,17 @@ class Writer:
                 for array in (pa.array(of_label, pa.int64()), pa.array(confidence, pa.float32()))
             ),
             *(pa.array(ranks[name], pa.int64()) for name in others),
+            *([] if judged.control is None else [pa.array(judged.control, pa.int64())]),
         ]
 
 
 @contextlib.contextmanager
 def open_writer(
-    path: Path, branches: Sequence[str], others: Sequence[str], check: Callable[[], None]
+    path: Path,
+    branches: Sequence[str],
+    others: Sequence[str],
+    has_control: bool,
+    check: Callable[[], None],
 ) -> Iterator[Writer]:
     """Write the table, whole or not at all.
 
@@ -85,12 +91,13 @@ def open_writer(
         path: the file.
         branches: that the default model was run on.
         others: further comparators, whose ranks have a column each.
+        has_control: whether the control set has its oracle's column.
         check: called before the file takes its place; raises where the run is another's by now.
 
     Raises:
         ShardError: the disk refuses.
     """
-    columns = schema(branches, others)
+    columns = schema(branches, others, has_control)
     with parquet.table_writer(path, columns, "zstd") as file:
         writer = Writer(file, columns)
         yield writer
@@ -98,8 +105,15 @@ def open_writer(
         check()
 
 
-def schema(branches: Sequence[str], others: Sequence[str]) -> pa.Schema:
-    """Return the columns of the table."""
+def others(columns: Sequence[str]) -> list[str]:
+    """Return the further comparators of a table, from the names of its columns."""
+    ranks = [name.removesuffix("_rank") for name in columns if name.endswith("_rank")]
+    known = {TOPOLOGY, CONTROL_ORACLE.removesuffix("_rank")}
+    return [name for name in ranks if name not in known and not name.startswith(f"{DEFAULT}_")]
+
+
+def schema(branches: Sequence[str], others: Sequence[str], has_control: bool) -> pa.Schema:
+    """Return the columns of the table; see `open_writer` for the arguments."""
     tops = [
         (f"{model}_top5{what}", kind)
         for model in (TOPOLOGY, DEFAULT)
@@ -125,6 +139,7 @@ def schema(branches: Sequence[str], others: Sequence[str]) -> pa.Schema:
                 )
             ),
             *((f"{name}_rank", pa.int64()) for name in others),
+            *([(CONTROL_ORACLE, pa.int64())] if has_control else []),
         ]
     )
 

@@ -185,10 +185,11 @@ class _Run:
             on_control = self._default_on(control.features)
             by_name[CONTROL_MEAN] = on_control.mean(axis=1)
         for one, logits_of in self._others.items():
-            taken = self._columns(features, one.design.branches)
             if one.is_control and control is not None:
                 columns = [self._control_branches.index(name) for name in one.design.branches]
                 taken = np.ascontiguousarray(control.features[:, columns])
+            else:
+                taken = self._columns(features, one.design.branches)
             by_name[one.name] = logits_of(taken)[0].numpy()
         swapped = rest[0] if rest else None
         self._check(batch, by_name, default)

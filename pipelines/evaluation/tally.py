@@ -39,6 +39,7 @@ class Judged:
         default_confidences: float32 (images, branches), the label's probability there.
         confidences: float32 (images,), the label's probability in the topology.
         top: the likeliest classes, of "topology" and of "default" on the original.
+        control: int32 (images,), the best rank over the control set's branches; None for none.
     """
 
     ids: list[str]
@@ -48,6 +49,7 @@ class Judged:
     default_confidences: np.ndarray
     confidences: np.ndarray
     top: dict[str, Top]
+    control: np.ndarray | None = None
 
 
 @dataclass
@@ -105,11 +107,22 @@ class Tally:
             self.reliability[name].add(top.confidences[:, 0], best == labels)
             if self.num_classes == 2:
                 self.scores_of_1[name].append(of_both[name][:, 1].copy())
+        control = None
+        if scores.control is not None:
+            control = _ranks(scores.control, labels).min(axis=1)
+            self._control_ranks.append(control)
         self._keep(scores, ranks, default_ranks)
         of_label = np.take_along_axis(probabilities, labels[:, np.newaxis, np.newaxis], axis=2)
         confidences = of_both[TOPOLOGY][np.arange(len(labels)), labels]
         return Judged(
-            scores.ids, labels, ranks, default_ranks, of_label[:, :, 0], confidences, tops
+            scores.ids,
+            labels,
+            ranks,
+            default_ranks,
+            of_label[:, :, 0],
+            confidences,
+            tops,
+            control,
         )
 
     def _keep(
@@ -119,8 +132,6 @@ class Tally:
         for name, found in ranks.items():
             self._ranks.setdefault(name, []).append(found)
         self._default_ranks.append(default_ranks)
-        if scores.control is not None:
-            self._control_ranks.append(_ranks(scores.control, scores.labels).min(axis=1))
         if scores.swapped is not None:
             is_right = _ranks(scores.swapped, scores.labels) == 0
             before = 0 if self.num_swapped is None else self.num_swapped

@@ -1,0 +1,338 @@
+"""Judging in folds: every model trained and judged on each part of all images, from one cache."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines import comparators, run_folder, runs
+from pipelines.comparators import CONTROL, COPIES, RUN, Chosen
+from pipelines.errors import ConfigError, ManifestError
+from pipelines.evaluation import figures, fold_figures, folds, predictions
+from pipelines.evaluation.figures import BRANCH, Asked
+from pipelines.evaluation.fold_figures import Judged
+from pipelines.evaluation.folds import TEST, TRAIN, Fold, FoldedCache
+from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Party
+from pipelines.evaluation.tally import Tally
+from pipelines.judged import Judging
+from pipelines.progress import Progress, Silent
+from pipelines.runs import Run
+from pipelines.storage import atomic, locks, parquet
+from pipelines.storage.cache import FeatureCache, find_folder
+from pipelines.storage.fingerprint import digest
+from pipelines.storage.variants import ORIGINAL
+from pipelines.train_runs import Ask, Start
+
+FOLDS = "folds"
+_VAL_SHARE = 0.15  # where the images' own splits have no val
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that is trained in every fold.
+
+    Attributes:
+        called: its name among the comparators.
+        run: the run whose settings it has; its own name in the folds.
+        chain: the runs it starts from, the first one first, and then itself.
+        features_dir: the folder of the caches that they read.
+    """
+
+    called: str
+    run: str
+    chain: tuple[Ask, ...]
+    features_dir: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained and judged in folds.
+
+    Attributes:
+        workspace_dir: the workspace.
+        name: of the run that is judged.
+        described: what it is.
+        entries: the models, the run's own first.
+        cache: of the run.
+        control: the same of the control set, where it takes part.
+        has_mean: whether the mean of the default model's scores takes part.
+        num_folds: parts.
+        seeds: of the divisions, and of the starts.
+        is_honest: select on other images than are reported on.
+    """
+
+    workspace_dir: Path
+    name: str
+    described: Run
+    entries: tuple[Entry, ...]
+    cache: FeatureCache
+    control: FeatureCache | None
+    has_mean: bool
+    num_folds: int
+    seeds: tuple[int, ...]
+    is_honest: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the folds lie."""
+        kind = "" if self.is_honest else "-val"
+        return runs.folder_of(self.workspace_dir, self.name) / f"{FOLDS}{kind}"
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the results of a fold follow from, beside its seed and number."""
+        return {
+            "cache": digest(self.cache.fingerprint),
+            "control": None if self.control is None else digest(self.control.fingerprint),
+            "num_folds": self.num_folds,
+            "is_honest": self.is_honest,
+            "has_mean": self.has_mean,
+            "entries": {
+                one.called: [ask.config.model_dump(mode="json") for ask in one.chain]
+                for one in self.entries
+            },
+        }
+
+
+def make_plan(
+    workspace_dir: Path,
+    name: str,
+    described: Run,
+    chosen: Chosen,
+    control: FeatureCache | None,
+    num_folds: int,
+    seeds: tuple[int, ...],
+    is_honest: bool,
+) -> Plan:
+    """Plan what is trained in every fold; see `Plan` for the arguments.
+
+    Raises:
+        ManifestError: the run's cache is gone or was made anew with other settings.
+        TrainingError: a run that one of them starts from is gone.
+    """
+    features_dir = workspace_dir / described.features_dir
+    cache = FeatureCache(find_folder(features_dir, described.node))
+    own = _chain(workspace_dir, name)
+    entries = [Entry(TOPOLOGY, name, _asks(own), features_dir)]
+    for other in chosen.others:
+        asks = _asks(_chain(workspace_dir, other))
+        entries.append(Entry(f"{RUN}{other}", other, asks, features_dir))
+    if chosen.copies:
+        entries.append(_control(own, COPIES, (), features_dir))
+    if chosen.control and control is not None:
+        branches = control.layout.branches
+        entries.append(_control(own, CONTROL, branches, control.path.parent))
+    return Plan(
+        workspace_dir,
+        name,
+        described,
+        tuple(entries),
+        cache,
+        control,
+        chosen.has_mean,
+        num_folds,
+        seeds,
+        is_honest,
+    )
+
+
+def _chain(workspace_dir: Path, name: str) -> list[tuple[str, Run]]:
+    """Return a run behind those that it starts from."""
+    found: list[tuple[str, Run]] = []
+    while name:
+        run = runs.read(workspace_dir, name)
+        found.append((name, run))
+        name = run.parent
+    return found[::-1]
+
+
+def _asks(chain: list[tuple[str, Run]]) -> tuple[Ask, ...]:
+    return tuple(Ask(name, run_folder.settings_of(run)) for name, run in chain)
+
+
+def _control(
+    chain: list[tuple[str, Run]], word: str, branches: tuple[str, ...], features_dir: Path
+) -> Entry:
+    asks = []
+    for name, run in chain:
+        changed = comparators.control_settings(run, word, branches)
+        parent = comparators.control_name(run.parent, word) if run.parent else ""
+        config = run_folder.settings_of(run).model_copy(update={**changed, "start_from": parent})
+        asks.append(Ask(comparators.control_name(name, word), config))
+    return Entry(word, asks[-1].run, tuple(asks), features_dir)
+
+
+def run(plan: Plan, asked: Asked, start: Start, progress: Progress) -> dict[str, Any]:
+    """Train and judge in every fold that is not done yet; return the figures of all.
+
+    Args:
+        plan: what.
+        asked: what the figures are of.
+        start: of the trainings; its folders and seed are those of the folds in turn.
+        progress: told about the models.
+
+    Raises:
+        ConfigError: there are fewer images of a class than folds, or a fold has too few images.
+        TrainingError: a model cannot be trained.
+        StoppedError: it was asked to stop.
+    """
+    _, labels = folds.read_labels(plan.cache)
+    val_share = _val_share(plan.cache)
+    every = [
+        fold
+        for seed in plan.seeds
+        for fold in folds.make(
+            labels, plan.cache.classes, plan.num_folds, seed, val_share, plan.is_honest
+        )
+    ]
+    _check_batches(plan, every)
+    atomic.make_folder(plan.folder)
+    with locks.hold(plan.folder) as lock:
+        atomic.sweep(plan.folder)
+        left = [fold for fold in every if not _is_done(plan, fold)]
+        num_models = len(plan.entries)
+        total, done = num_models * len(every), num_models * (len(every) - len(left))
+        progress.start("folds", total, "model", done)
+        for fold in left:
+            _FoldAtWork(plan, fold, start, lambda: locks.check_all([lock])).run(progress)
+            gc.collect()
+    return fold_figures.figures([_read(plan, fold) for fold in every], asked)
+
+
+def _check_batches(plan: Plan, every: Sequence[Fold]) -> None:
+    """Refuse folds that leave fewer images than a batch has.
+
+    Raises:
+        ConfigError: they do.
+    """
+    num_images = min(len(fold.rows[TRAIN]) for fold in every)
+    for entry in plan.entries:
+        for ask in entry.chain:
+            if ask.config.batch_size > num_images:
+                raise ConfigError(
+                    f"--folds {plan.num_folds}: leaves {num_images} images to learn from, and run "
+                    f"{ask.run} takes batches of {ask.config.batch_size}; give more folds, or "
+                    f"train that run with --batch-size {num_images} or less"
+                )
+
+
+def _val_share(cache: FeatureCache) -> float:
+    """Return the share of val in train and val, as the images were divided."""
+    num_val = cache.num_rows("val")
+    return num_val / (num_val + cache.num_rows("train")) if num_val else _VAL_SHARE
+
+
+@dataclass(frozen=True)
+class _FoldAtWork:
+    plan: Plan
+    fold: Fold
+    start: Start
+    check: Callable[[], None]
+
+    @property
+    def folder(self) -> Path:
+        """A workspace of its own, for the runs of this fold."""
+        made = digest(self.plan.fingerprint)[:8]
+        return self.plan.folder / f"{self.fold.name}-at-work-{made}"
+
+    def run(self, progress: Progress) -> None:
+        """Train all models, judge them, keep what came out and nothing else."""
+        for stale in self.plan.folder.glob(f"{self.fold.name}-at-work-*"):
+            if stale != self.folder:
+                shutil.rmtree(stale)
+        atomic.make_folder(self.folder)
+        for entry in self.plan.entries:
+            for ask in entry.chain:
+                self._start(entry).train([ask])
+            progress.advance(1)
+        self._judge()
+        shutil.rmtree(self.folder)
+
+    def _start(self, entry: Entry) -> Start:
+        return replace(
+            self.start,
+            workspace_dir=self.folder,
+            features_dir=entry.features_dir,
+            seed=self.fold.seed,
+            open_cache=partial(FoldedCache, fold=self.fold),
+        )
+
+    def _judge(self) -> None:
+        plan = self.plan
+        contestants = {
+            (entry.called, model): comparators.of_run(
+                entry.run,
+                runs.read(self.folder, entry.run),
+                runs.folder_of(self.folder, entry.run),
+                model,
+                entry.called if model == TOPOLOGY else model,
+            )
+            for entry in plan.entries
+            for model in ((TOPOLOGY, DEFAULT) if entry.called == TOPOLOGY else (TOPOLOGY,))
+        }
+        topology, default, *others = contestants.values()
+        party = Party(topology, default, tuple(others), plan.has_mean)
+        cache = FoldedCache(plan.cache.path, self.fold)
+        control = None if plan.control is None else FoldedCache(plan.control.path, self.fold)
+        judging = Judging(plan.workspace_dir, plan.described, party, cache, control, TEST)
+        table, receipt = _files(plan, self.fold)
+        receipt.unlink(missing_ok=True)
+        tally = judging.tally(table, Silent(), self.check)
+        atomic.write_json(receipt, _summary(plan, self.fold, tally, judging.branches))
+
+
+def _files(plan: Plan, fold: Fold) -> tuple[Path, Path]:
+    """Return the table of a fold's images, and what says that it is whole and of what."""
+    return plan.folder / f"{fold.name}.parquet", plan.folder / f"{fold.name}.json"
+
+
+def _summary(plan: Plan, fold: Fold, tally: Tally, branches: tuple[str, ...]) -> dict[str, Any]:
+    right = tally.ranks(TOPOLOGY) == 0
+    return {
+        "made_from": plan.fingerprint,
+        "seed": fold.seed,
+        "fold": fold.number,
+        "averages": {name: figures.averages(tally, name) for name in (DEFAULT, TOPOLOGY)},
+        "leans_on": figures.leans_on(tally, branches, right),
+    }
+
+
+def _is_done(plan: Plan, fold: Fold) -> bool:
+    table, receipt = _files(plan, fold)
+    if not (table.exists() and receipt.exists()):
+        return False
+    try:
+        return bool(atomic.read_json(receipt)["made_from"] == plan.fingerprint)
+    except (ManifestError, KeyError, TypeError):
+        return False
+
+
+def _read(plan: Plan, fold: Fold) -> Judged:
+    """Read what came out of a fold."""
+    path, receipt = _files(plan, fold)
+    table, summary = parquet.read_table(path), atomic.read_json(receipt)
+    branches = [
+        name.removeprefix("default_").removesuffix("_rank")
+        for name in table.column_names
+        if name.startswith("default_") and name.endswith("_rank")
+    ]
+    of_branch = {name: table[f"default_{name}_rank"].to_numpy() for name in branches}
+    control = None
+    if predictions.CONTROL_ORACLE in table.column_names:
+        control = table[predictions.CONTROL_ORACLE].to_numpy()
+    others = predictions.others(table.column_names)
+    ranks = {
+        DEFAULT: of_branch[ORIGINAL],
+        TOPOLOGY: table["topology_rank"].to_numpy(),
+        **{name: table[f"{name}_rank"].to_numpy() for name in others},
+        **{f"{BRANCH}{name}": of_branch[name] for name in branches if name != ORIGINAL},
+    }
+    oracle = np.min(list(of_branch.values()), axis=0)
+    return Judged(fold.seed, fold.number, ranks, oracle, control, summary)
