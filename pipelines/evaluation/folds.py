@@ -98,7 +98,7 @@ class FoldedCache(FeatureCache):
         super().__init__(path)
         self._fold = fold
         self._own_splits = super().splits
-        kept = {
+        kept: dict[str, object] = {
             "seed": fold.seed,
             "number": fold.number,
             "num_folds": fold.num_folds,
