@@ -98,10 +98,8 @@ def of_run(name: str, described: Run, run_dir: Path, model: str, called: str) ->
         design = Design(
             described.branches, described.fusion, gradients="all", copies=described.copies
         )
-    is_control = is_of_control(described)
-    return Contestant(
-        called, name, design, described.seed, Store.of(run_dir, model).best, is_control
-    )
+    checkpoint = Store.of(run_dir, model).best
+    return Contestant(called, name, design, described.seed, checkpoint, called == CONTROL)
 
 
 def control_cache(workspace_dir: Path, described: Run, cache: FeatureCache) -> FeatureCache:

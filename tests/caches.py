@@ -71,6 +71,8 @@ def make_cache(
     labels_of: Mapping[str, int] | None = None,
     blocks: Sequence[str] = ("FC",),
     images: str = "some",
+    signal: Mapping[str, float] | None = None,
+    labels_seed: int | None = None,
 ) -> FeatureCache:
     """Write the cache `folder` of a node, as extract would leave it, and open it.
 
@@ -89,13 +91,18 @@ def make_cache(
         labels_of: by image, a label instead of its own.
         blocks: that the cache says lie behind its node.
         images: what stands for the hash of all images.
+        signal: by branch, by how much its class's mean counts, where that is not 1.
+        labels_seed: of the labels, where caches of other branches are to have the same.
     """
     rng = np.random.default_rng(seed)
     means = rng.normal(0, 1, (len(classes), 1, *shape))
+    weights = np.array([(signal or {}).get(name, 1.0) for name in branches], np.float32)
+    means = means * weights.reshape(-1, *[1] * len(shape))
     tasks = split_into_tasks(rows, 5, formats.FORMATS[format].SUFFIX)
     drawn = []
+    labels_rng = rng if labels_seed is None else np.random.default_rng(labels_seed)
     for task in tasks:
-        labels = rng.integers(0, len(classes), len(task))
+        labels = labels_rng.integers(0, len(classes), len(task))
         spread = rng.normal(0, noise, (len(task), len(branches), *shape))
         drawn.append((labels, np.maximum(means[labels] + spread, 0).astype(np.float32)))
     layout = Layout(tuple(shape), tuple(branches), dtype, encoding, format, rows_per_group=8)
@@ -116,7 +123,10 @@ def make_cache(
         "backbone": backbone.name,
         "weights_sha256": backbone.weights_sha256,
         "images_sha256": images,
-        "made_up": {"seed": seed, "noise": noise, "rows": dict(rows), "dtype": dtype},
+        "made_up": {
+            **{"seed": seed, "noise": noise, "rows": dict(rows), "dtype": dtype},
+            "branches": list(branches),
+        },
     }
     plan = Plan("features", FORMAT_VERSION, fingerprint, details, tasks)
     shards = ShardFolder(folder)

@@ -168,11 +168,8 @@ class _Run:
     def of(self, batch: Batch, control: Batch | None) -> Scores:
         """Score one batch."""
         party, features = self._party, batch.features
-        if control is not None and control.ids != batch.ids:
-            raise ManifestError(
-                f"the control set has image {control.ids[0]} where the other cache has "
-                f"{batch.ids[0]}; compress and extract the control set again"
-            )
+        if control is not None:
+            _check_same_images(batch, control)
         taken = self._columns(features, party.topology.design.branches)
         scores, *rest = (found.numpy() for found in self._topology(taken))
         by_name = {TOPOLOGY: scores}
@@ -214,6 +211,18 @@ class _Run:
                     f"{batch.ids[int(np.argmax(is_bad))]} scores that are not finite numbers; "
                     "train another run at a lower --learning-rate"
                 )
+
+
+def _check_same_images(batch: Batch, control: Batch) -> None:
+    is_same = np.array(batch.ids) == np.array(control.ids)
+    is_same &= batch.labels == control.labels
+    if not is_same.all():
+        first = int(np.argmin(is_same))
+        raise ManifestError(
+            f"the control set has image {control.ids[first]} of label {control.labels[first]} "
+            f"where the other cache has {batch.ids[first]} of label {batch.labels[first]}; "
+            "compress and extract the control set again"
+        )
 
 
 def _built(one: Contestant, cache: FeatureCache, backbone: Backbone) -> Topology:
