@@ -136,6 +136,17 @@ def run_argument(command: Command) -> Command:
     return click.argument("run", metavar="RUN", callback=_plain_name)(command)
 
 
+def runs_argument(command: Command) -> Command:
+    """Add the argument RUN..., the names of any number of runs."""
+    return click.argument("names", metavar="[RUN]...", nargs=-1, callback=_plain_names)(command)
+
+
+def _plain_names(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(_plain_name(context, parameter, value) for value in values)
+
+
 def _plain_name(_: click.Context, __: click.Parameter, value: str) -> str:
     """Let a name lead nowhere but to a folder of runs/."""
     try:

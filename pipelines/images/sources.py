@@ -127,6 +127,24 @@ def open_source(images: str, *, base_dir: Path, classes_path: Path | None = None
     return Source(kind, root, listing.names, _to_table(listing), tuple(sorted(problems)))
 
 
+def root_of(images: str, base_dir: Path) -> Path:
+    """Return the folder that the names of a source's images are relative to; lists nothing.
+
+    Args:
+        images: as for `open_source`.
+        base_dir: the workspace.
+
+    Raises:
+        SourceError: the setting is empty, or its package is not installed.
+    """
+    if not images:
+        raise SourceError(f"{base_dir}: no images are named; set images in [compress]")
+    path = base_dir / images
+    if images == "elpv" and not path.is_dir():
+        return _elpv_dir()
+    return path.parent if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir() else path
+
+
 def summary(source: Source) -> dict[str, Any]:
     """Count what a source holds: images, classes, problems, images a split and a class."""
     splits = source.splits
