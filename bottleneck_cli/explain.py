@@ -40,10 +40,10 @@ def command(session: options.Session, config: ExplainConfig, run: str, image: st
 
 def _lines(values: Mapping[str, Any]) -> list[str]:
     """Return the lines that show an image."""
-    rows = [
-        [f"default on {name}{' (best)' if name == values['best_version'] else ''}", *_place(one)]
-        for name, one in values["default"]["branches"].items()
-    ]
+    best_version = values["best_version"]
+    rows = [["topology", *_place(values["topology"])]]
+    for name, one in values["default"]["branches"].items():
+        rows.append([f"default on {name}{' (best)' * (name == best_version)}", *_place(one)])
     best = [
         f"{words}: " + ", ".join(f"{one['label']} {percent(one['confidence'])}" for one in top)
         for words, top in (
@@ -54,9 +54,7 @@ def _lines(values: Mapping[str, Any]) -> list[str]:
     return [
         f"{values['id']}: {values['label']}, {_TYPES[values['type']]} by run {values['run']} "
         f"on {values['split']}",
-        *columns(
-            ["label", "rank", "confidence"], [["topology", *_place(values["topology"])], *rows]
-        ),
+        *columns(["label", "rank", "confidence"], rows),
         *best,
         *([f"picture: {values['picture']}"] if values["picture"] else []),
     ]

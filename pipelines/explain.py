@@ -88,10 +88,10 @@ def run(workspace_dir: Path, config: ExplainConfig, name: str, image: str) -> di
 
 def safe_name(image_id: str) -> str:
     """Make a file's name of an image's, which may hold folders; different for different images."""
-    plain = re.sub(r"[^\w.-]+", "_", image_id).strip("._")
-    if plain == image_id and len(plain) <= _MAX_NAME:
+    plain = re.sub(r"[^\w.-]+", "_", image_id, flags=re.ASCII).strip("._")
+    if plain and plain == image_id and len(plain) <= _MAX_NAME:
         return plain
-    return f"{plain[-_MAX_NAME:]}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
+    return f"{plain[-_MAX_NAME:] or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
 
 
 def _draw(

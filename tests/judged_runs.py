@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -226,7 +227,7 @@ def _calibration(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     sure, is_right = scores.max(axis=1), scores.argmax(axis=1) == labels
     edges = np.linspace(0, 1, 16)
     bins, ece = [], 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (sure > low) & (sure <= high)
         num = int(inside.sum())
         told = (float(sure[inside].mean()), float(is_right[inside].mean())) if num else (None, None)

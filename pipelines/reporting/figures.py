@@ -103,13 +103,14 @@ def reliability(models: Mapping[str, Sequence[Bin]]) -> Figure:
             bins = [one for one in models.get(model, ()) if one.num_images]
             if not bins:
                 continue
-            where: Any = [one.confidence for one in bins], [one.accuracy for one in bins]
+            sure: Any = [one.confidence for one in bins]
+            right: Any = [one.accuracy for one in bins]
             total = sum(one.num_images for one in bins)
             sizes = [12 + 160 * one.num_images / total for one in bins]
             line = {key: value for key, value in look.items() if key != "marker"}
-            axes.plot(*where, linewidth=1.2, **line)
+            axes.plot(sure, right, linewidth=1.2, **line)
             marks = {"color": look["color"], "marker": look["marker"], "zorder": look["zorder"]}
-            axes.scatter(*where, s=sizes, alpha=0.75, linewidths=0, **marks)
+            axes.scatter(sure, right, s=sizes, alpha=0.75, linewidths=0, **marks)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
         axes.set_xlim(-0.02, 1.02)

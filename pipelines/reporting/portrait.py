@@ -142,7 +142,8 @@ def _draw_confidences(axes: Axes, image: ImagePrediction) -> None:
     for share, colour, line, label in levels:
         axes.axhline(share, color=colour, linestyle=line, linewidth=1.4, label=label)
     for place, name in zip(places, names, strict=True):
-        is_high = shares[place] > 0.88
+        is_low = all(other > shares[place] for other in shares[max(0, place - 1) : place + 2][::2])
+        is_high = shares[place] > 0.88 or (is_low and shares[place] > 0.12)
         axes.annotate(
             f"#{image.ranks[name] + 1:,}",
             (place, shares[place]),
