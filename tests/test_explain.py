@@ -27,7 +27,7 @@ def test_explain_numbers_are_those_of_the_predictions(judged):
     for row in table_of(judged):
         found = explained(judged, row["id"])
         assert (found["id"], found["type"], found["split"]) == (row["id"], row["type"], "test")
-        assert found["label"] == row["id"].split("/")[0]
+        assert found["label"] == row["id"].split("/")[1]
         assert found["topology"]["rank"] == row["topology_rank"] + 1
         assert found["topology"]["confidence"] == row["topology_confidence"]
         branches = found["default"]["branches"]

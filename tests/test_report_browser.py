@@ -53,6 +53,7 @@ class Opened:
     def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
         self.context = browser.new_context(**{"viewport": _DESK, **settings})
         self.page = self.context.new_page()
+        self.page.set_default_timeout(10_000)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(message.text))
@@ -150,14 +151,19 @@ def test_filters_by_mouse_change_what_is_shown(opened, files):
     status, shown = page.get_by_role("status"), page.locator(SHOWN)
     total = shown.count()
     assert status.text_content() == f"{total} of {total} shown"
-    page.get_by_role("button", name="Gained").click()
+    page.get_by_role("button", name="Gained", exact=True).click()
     gained = shown.count()
     assert 0 < gained < total
     assert status.text_content() == f"{gained} of {total} shown"
     assert set(shown.evaluate_all("all => all.map((one) => one.dataset.type)")) == {"A"}
-    assert page.get_by_role("button", name="Gained").get_attribute("aria-pressed") == "true"
-    assert page.get_by_role("button", name="All").get_attribute("aria-pressed") == "false"
-    page.get_by_role("button", name="All").click()
+    assert (
+        page.get_by_role("button", name="Gained", exact=True).get_attribute("aria-pressed")
+        == "true"
+    )
+    assert (
+        page.get_by_role("button", name="All", exact=True).get_attribute("aria-pressed") == "false"
+    )
+    page.get_by_role("button", name="All", exact=True).click()
     assert shown.count() == total
 
 
@@ -165,7 +171,7 @@ def test_filters_by_keyboard_change_what_is_shown(opened, files):
     page = opened(files["one"]).page
     shown = page.locator(SHOWN)
     total = shown.count()
-    page.get_by_role("button", name="All").focus()
+    page.get_by_role("button", name="All", exact=True).focus()
     for _ in range(2):
         page.keyboard.press("Tab")
     page.keyboard.press("Space")
@@ -218,4 +224,4 @@ def test_page_without_javascript_shows_every_image_and_no_dead_filters(opened, f
     page = opened(files["one"], java_script_enabled=False).page
     assert page.locator(".card").first.is_visible()
     assert page.locator(SHOWN).count() == page.locator(".card").count()
-    assert not page.get_by_role("button", name="Gained").is_visible()
+    assert not page.get_by_role("button", name="Gained", exact=True).is_visible()
