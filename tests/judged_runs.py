@@ -47,6 +47,7 @@ def make_scores(
     *,
     gain: float = 0.3,
     strength: float = 1.5,
+    spread: float = 0.5,
     seed: int = 0,
     labels: np.ndarray | None = None,
 ) -> Made:
@@ -60,7 +61,7 @@ def make_scores(
     quality[0] = 1.0
     own = np.eye(num_classes)[labels][:, None, :] * strength
     logits = image + own * quality[None, :, None]
-    logits = logits + rng.normal(0, 0.5, (len(ids), len(branches), num_classes))
+    logits = logits + rng.normal(0, spread, (len(ids), len(branches), num_classes))
     topology = logits.mean(axis=1) + gain * np.eye(num_classes)[labels]
     return Made(ids, labels, branches, _softmax(logits), _softmax(topology))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import judged_runs
 import numpy as np
@@ -27,8 +29,7 @@ HOSTILE = ('<script>alert("x")</script>', "a&b", 'it\'s "quoted" {{ 7 * 7 }}', "
 
 def write(workspace, *names, **settings):
     summary = report.run(workspace, ReportConfig(**settings), names, Silent())
-    with open(summary["to"], encoding="utf-8") as file:
-        html = file.read()
+    html = Path(summary["to"]).read_text(encoding="utf-8")
     return summary, html, parse(html)
 
 
@@ -111,7 +112,7 @@ def test_page_has_one_h1_and_no_heading_level_is_left_out(page):
     levels = [int(e.tag[1]) for e in page.elements if re.fullmatch("h[1-6]", e.tag)]
     assert levels.count(1) == 1
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_page_has_landmarks_and_a_language(page):
