@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _LOOK: dict[Any, Any] = {
     "axes.edgecolor": style.MUTED,
     "axes.labelcolor": style.INK,
-    "font.size": 9.5,
+    "font.size": 10.5,
     "svg.fonttype": "none",
     "xtick.color": style.MUTED,
     "ytick.color": style.MUTED,
