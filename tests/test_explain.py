@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from commands import invoke, the_error
 from drawn import num_colours, pixels
+from judged_workspaces import judge, rename_classes
 
 from pipelines import explain
 from pipelines.config import ExplainConfig
@@ -131,6 +133,21 @@ def test_explain_command_prints_ranks_and_the_pictures_place(judged):
     assert [line.split("  ")[0] for line in lines[2:4]] == ["topology", "default on original"]
     assert sum("(best)" in line for line in lines) == 1
     assert lines[-1].startswith("picture: ")
+
+
+def test_explain_names_in_any_script_are_drawn_without_complaint(judged):
+    rename_classes(judged, "first", ("猫", "$x^2$", "<b>", "n" * 200))
+    row = table_of(judged, "first")[0]
+    assert Path(explained(judged, row["id"], "first")["picture"]).is_file()
+
+
+def test_explain_run_of_the_original_alone_draws_it(judged):
+    path = judged / "runs" / "first" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "branches": ["original"]}))
+    judge(judged, "first")
+    found = explained(judged, table_of(judged, "first")[0]["id"], "first")
+    assert (found["best_version"], found["difference"]) == (None, None)
+    assert num_colours(pixels(found["picture"])) > 50
 
 
 def test_explain_command_json_is_the_summary(judged):

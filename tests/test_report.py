@@ -246,6 +246,28 @@ def test_page_gallery_without_variants_is_made_from_the_files(judged):
     assert sources[0] == sources[1]
 
 
+def test_page_gallery_of_a_damaged_shard_is_made_from_the_files(judged):
+    before = write(judged, "second")[2].all("img")
+    for path in (judged / "variants" / "jpeg").glob("test-*.parquet"):
+        data = bytearray(path.read_bytes())
+        for place in range(len(data) // 4, 3 * len(data) // 4):
+            data[place] ^= 0xFF
+        path.write_bytes(data)
+    after = write(judged, "second")[2].all("img")
+    sources = [sorted(e.attributes["src"] for e in images) for images in (before, after)]
+    assert sources[0] == sources[1]
+
+
+def test_page_of_a_run_of_the_original_alone_leaves_out_what_has_no_meaning(judged):
+    path = judged / "runs" / "first" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "branches": ["original"]}))
+    judge(judged, "first", leans_on={}, averages={}, calibration={}, per_class=[])
+    _, html, page = write(judged, "first")
+    assert page.unclosed == []
+    for words in ("Accuracy by quality factor", "Calibration", "By class", "leans on"):
+        assert words not in html
+
+
 def test_page_without_variants_images_caches_and_history_says_what_brings_them(judged):
     for name in ("variants", "photos", "features"):
         shutil.rmtree(judged / name)

@@ -68,11 +68,12 @@ class Pixels:
         found = self._stored(names)
         if found is not None:
             try:
-                for row in picking.pick(found, self.split, left, names):
+                for row in picking.pick(found, self.split, wanted, names):
                     cells = dict(zip(names, row.variants, strict=True))
-                    pixels = {name: self._decode(cells[name]) for name in left.pop(row.id)}
+                    pixels = {name: self._decode(cells[name]) for name in left[row.id]}
+                    del left[row.id]
                     yield Pictures(row.id, pixels)
-            except (ImageError, PipelineError):
+            except PipelineError:
                 pass  # a damaged shard: what is left comes from the files
         for image_id, asked in left.items():
             try:
