@@ -21,6 +21,8 @@ _COMMANDS = {
     "extract": "Run the frozen network once and keep what it gives at a node.",
     "train-tail": "Train the layers behind a node from its cache.",
     "eval": "Judge a trained run against the default network.",
+    "report": "Write a page about judged runs, for people to read.",
+    "explain": "Show why a judged image was gained or lost.",
     "predict": "Say which classes a trained run takes images for.",
     "export": "Write a trained run as files that are used without this program.",
     "status": "Show what is done, who is at work, and what is left.",

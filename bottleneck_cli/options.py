@@ -17,7 +17,7 @@ from bottleneck_cli import logs
 from bottleneck_cli.console import Console
 from pipelines import workspace
 from pipelines.config import TABLES, GlobalConfig
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, SourceError
 from pipelines.storage import set_folders
 from pipelines.values import RunName
 
@@ -137,6 +137,17 @@ def run_argument(command: Command) -> Command:
     return click.argument("run", metavar="RUN", callback=_plain_name)(command)
 
 
+def runs_argument(command: Command) -> Command:
+    """Add the argument RUN..., the names of any number of runs."""
+    return click.argument("names", metavar="[RUN]...", nargs=-1, callback=_plain_names)(command)
+
+
+def _plain_names(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(_plain_name(context, parameter, value) for value in values)
+
+
 def _plain_name(_: click.Context, __: click.Parameter, value: str) -> str:
     """Let a name lead nowhere but to a folder of runs/."""
     try:
@@ -169,7 +180,10 @@ def images_dir(session: Session) -> Path | None:
     from pipelines.images import sources
 
     compress = workspace.table(session.content, "compress", {})
-    return sources.root_of(compress.images, session.workspace_dir)
+    try:
+        return sources.root_of(compress.images, session.workspace_dir)
+    except SourceError:
+        return None
 
 
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:

@@ -14,8 +14,10 @@ from pipelines.config_eval import EvalConfig as EvalConfig
 from pipelines.config_extract import ExtractConfig as ExtractConfig
 from pipelines.config_keys import FEATURES_DIR, HANG_TIMEOUT, NUM_TASKS, TASK_INDEX, Table, key
 from pipelines.config_train import TrainTailConfig as TrainTailConfig
+from pipelines.config_use import ExplainConfig as ExplainConfig
 from pipelines.config_use import ExportConfig as ExportConfig
 from pipelines.config_use import PredictConfig as PredictConfig
+from pipelines.config_use import ReportConfig as ReportConfig
 from pipelines.errors import ConfigError
 from pipelines.storage.set_folders import CONTROL
 from pipelines.values import (
@@ -166,6 +168,8 @@ TABLES: Mapping[str, type[Table]] = {
     "extract": ExtractConfig,
     "train-tail": TrainTailConfig,
     "eval": EvalConfig,
+    "report": ReportConfig,
+    "explain": ExplainConfig,
     "predict": PredictConfig,
     "export": ExportConfig,
     "status": StatusConfig,

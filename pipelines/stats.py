@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipelines import holdings
 from pipelines.analysis import plots
 from pipelines.config import StatsConfig
 from pipelines.errors import ManifestError
-from pipelines.images import quality
 from pipelines.progress import Progress
-from pipelines.storage import atomic, locks, set_folders, variants
+from pipelines.storage import atomic, locks, set_folders
 from pipelines.storage.cache import FeatureCache, find_cache
 from pipelines.storage.manifest import MANIFEST
-from pipelines.storage.variants import ORIGINAL
 
 STATS_DIR = "stats"
-_FLOAT32_BYTES, _POSITION_BYTES = 4, 4  # of the thesis's records (section 4.1.1)
 _BATCH_SIZE = 16
 
 
@@ -57,12 +55,12 @@ def run(
         pictures.append(path)
     histogram = None
     if whole:
-        histogram = _qf_histogram(whole[0], config.images, progress)
+        histogram = holdings.qualities(whole[0], config.images, progress, "stats originals")
         pictures.append(workspace_dir / STATS_DIR / "qf-histogram.png")
         plots.qf_histogram(histogram, pictures[-1])
     return {
         "stage": "stats",
-        "nodes": {cache.path.name: _sizes(cache) for cache in caches},
+        "nodes": {cache.path.name: holdings.sizes(cache) for cache in caches},
         "qf_histogram": histogram,
         "pictures": [path.relative_to(workspace_dir).as_posix() for path in pictures],
         "seconds": round(time.monotonic() - started, 3),
@@ -73,37 +71,6 @@ def _open_caches(features_dir: Path, asked: Sequence[str]) -> list[FeatureCache]
     if asked:
         return [find_cache(features_dir, name) for name in asked]
     return [FeatureCache(path.parent) for path in sorted(features_dir.glob("*/manifest.json"))]
-
-
-def _sizes(cache: FeatureCache) -> dict[str, Any]:
-    """Sum up a cache's receipts, beside what its maps take in other forms."""
-    layout, receipts = cache.layout, cache.receipts
-    num_images = sum(receipt.num_rows for receipt in receipts)
-    num_branches = len(layout.branches)
-    num_maps = max(1, num_images * num_branches)
-    size_bytes = sum(receipt.size_bytes for receipt in receipts)
-    nnz = sum(receipt.stats["nnz"] for receipt in receipts)
-    zeros = None  # the first release did not count them by branch
-    if all("nnz_by_branch" in receipt.stats for receipt in receipts):
-        by_branch = np.array([receipt.stats["nnz_by_branch"] for receipt in receipts])
-        shares = by_branch.sum(axis=0) / max(1, num_images * layout.num_values)
-        zeros = {
-            name: round(1 - float(share), 6)
-            for name, share in zip(layout.branches, shares, strict=True)
-        }
-    return {
-        "density": round(nnz / (num_maps * layout.num_values), 6),
-        "zeros_by_branch": zeros,
-        "bytes_per_map": round(size_bytes / num_maps, 1),
-        "dense_bytes_per_map": layout.num_values * _FLOAT32_BYTES,
-        "raw_sparse_bytes_per_map": round(nnz / num_maps * (_FLOAT32_BYTES + _POSITION_BYTES), 1),
-        "shard_bytes": round(size_bytes / max(1, len(receipts))),
-        "num_images": num_images,
-        "num_shards": len(receipts),
-        "dtype": layout.dtype,
-        "encoding": layout.encoding,
-        "format": layout.format,
-    }
 
 
 def _channel_density(cache: FeatureCache, limit: int, progress: Progress) -> plots.ChannelDensity:
@@ -121,21 +88,3 @@ def _channel_density(cache: FeatureCache, limit: int, progress: Progress) -> plo
             progress.advance(len(maps))
     shares = counts / (num_images * layout.num_positions)
     return plots.ChannelDensity(cache.path.name, layout.branches, num_images, shares)
-
-
-def _qf_histogram(folder: Path, limit: int, progress: Progress) -> dict[str, Any]:
-    """Estimate the quality factors of the first originals from their quantisation tables."""
-    found = variants.open_set(folder, [ORIGINAL])
-    total = sum(found.num_rows().values())
-    progress.start("stats originals", min(limit or total, total), "image")
-
-    def estimates() -> Iterator[int | None]:
-        left = limit or total
-        for split, num_rows in found.num_rows().items():
-            for row in found.rows(split, 0, min(left, num_rows)):
-                yield quality.estimate_quality(row.variants[0])
-                progress.advance(1)
-            left -= min(left, num_rows)
-
-    with locks.reading(folder):
-        return quality.qf_histogram(estimates())

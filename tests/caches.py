@@ -124,7 +124,10 @@ def make_cache(
         "weights_sha256": backbone.weights_sha256,
         "images_sha256": images,
         "made_up": {
-            **{"seed": seed, "noise": noise, "rows": dict(rows), "dtype": dtype},
+            "seed": seed,
+            "noise": noise,
+            "rows": dict(rows),
+            "dtype": dtype,
             "branches": list(branches),
         },
     }

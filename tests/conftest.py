@@ -180,3 +180,17 @@ def alike(there: list[Gpu]) -> list[Gpu]:
     if len(there) < 2 or not there[0].name or len({gpu.name for gpu in there}) > 1:
         pytest.skip("needs two GPUs of one kind, known by name")
     return there
+
+
+@pytest.fixture(scope="session")
+def judged_once(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two judged runs of a chain; not to be changed."""
+    from judged_workspaces import make
+
+    return make(tmp_path_factory.mktemp("judged") / "workspace", photos)
+
+
+@pytest.fixture
+def judged(judged_once: Path, tmp_path: Path) -> Path:
+    """A copy of the workspace with judged runs that a test may change."""
+    return Path(shutil.copytree(judged_once, tmp_path / "workspace"))

@@ -18,7 +18,7 @@ STAGES = frozenset(
     f"pipelines.{name}"
     for name in (
         *("compress", "extract", "train_tail", "evaluate", "predict", "export"),
-        *("status", "list_runs", "stats", "verify"),
+        *("status", "list_runs", "stats", "verify", "report", "explain"),
     )
 )
 NOT_FOR_PIPELINES = frozenset({"bottleneck_cli", "click", "tqdm", "tests", "benchmarks"})
@@ -35,6 +35,7 @@ FOLDERS: dict[str, set[str]] = {
     "execution": {"storage"},
     "compression": {"execution", "images", "storage"},
     "analysis": {"storage"},
+    "reporting": {"analysis", "images", "storage"},
     "training": {"analysis", "execution", "networks", "images", "storage"},
     "extraction": {"execution", "networks", "images", "storage"},
 }

@@ -212,7 +212,7 @@ def test_config_default_is_all_of_the_work(model):
 
 
 def test_tables_are_the_stages_in_their_order():
-    expected = ["compress", "extract", "train-tail", "eval", "predict", "export"]
-    expected += ["status", "runs", "stats", "verify"]
+    expected = ["compress", "extract", "train-tail", "eval", "report", "explain"]
+    expected += ["predict", "export", "status", "runs", "stats", "verify"]
     assert list(TABLES) == expected
     assert all(issubclass(model, Table) for model in TABLES.values())

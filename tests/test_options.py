@@ -15,11 +15,16 @@ from bottleneck_cli.main import main
 from pipelines.config import TABLES
 
 COMMANDS = [
-    *("init", "compress", "nodes", "extract", "train-tail", "eval", "predict", "export"),
-    *("status", "runs", "stats", "verify", "demo"),
+    *("init", "compress", "nodes", "extract", "train-tail", "eval", "report", "explain", "predict"),
+    *("export", "status", "runs", "stats", "verify", "demo"),
 ]
 # What a command is called with beside flags.
-ARGUMENTS = {"predict": {"run": "a", "images": "b.jpg"}, "export": {"run": "a"}}
+ARGUMENTS = {
+    "predict": {"run": "a", "images": "b.jpg"},
+    "export": {"run": "a"},
+    "report": {"names": "a"},
+    "explain": {"run": "a", "image": "b.jpg"},
+}
 KEYS = [(table, name) for table, model in TABLES.items() for name in model.model_fields]
 # Key -> its value in the file, as a flag, and what the flag means; none is the default.
 VALUES: dict[str, tuple[str, list[str], Any]] = {
@@ -91,7 +96,7 @@ def value_of(table: str, name: str) -> tuple[str, list[str], Any]:
     flag = "--" + name.replace("_", "-")
     if TABLES[table].model_fields[name].annotation is bool:
         return "true", [flag.replace("--", "--no-", 1)], False
-    if (table, name) == ("stats", "images"):
+    if name == "images" and table in ("stats", "report"):
         return "1", [flag, "7"], 7
     if name == "node":
         if table in ("extract", "stats"):

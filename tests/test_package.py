@@ -94,6 +94,17 @@ def test_setup_cfg_names_the_extras_that_make_and_docker_install():
     assert {extra for names in named for extra in names.split(",")} <= extras
 
 
+def test_setup_cfg_takes_every_template_along():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    folder = ROOT / "pipelines" / "reporting"
+    pattern = config["options.package_data"]["pipelines.reporting"].strip()
+    others = {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py"}
+    others = {path for path in others if "__pycache__" not in path.parts}
+    assert others
+    assert others == set(folder.glob(pattern))
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "data/README.md", ".ci/run"])
 def test_page_names_only_make_targets_that_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -127,24 +127,21 @@ def open_source(images: str, *, base_dir: Path, classes_path: Path | None = None
     return Source(kind, root, listing.names, _to_table(listing), tuple(sorted(problems)))
 
 
-def root_of(images: str, base_dir: Path) -> Path | None:
-    """Return the folder that ids are relative to, without looking at any image.
+def root_of(images: str, base_dir: Path) -> Path:
+    """Return the folder that the names of a source's images are relative to; lists nothing.
 
     Args:
-        images: a setting, as for `open_source`; empty for none.
+        images: as for `open_source`.
         base_dir: the workspace.
 
-    Returns:
-        The folder, which may be gone; None where no images are named, or their package is gone.
+    Raises:
+        SourceError: the setting is empty, or its package is not installed.
     """
-    path = base_dir / images
     if not images:
-        return None
+        raise SourceError(f"{base_dir}: no images are named; set images in [compress]")
+    path = base_dir / images
     if images == "elpv" and not path.is_dir():
-        try:
-            return _elpv_dir()
-        except SourceError:
-            return None
+        return _elpv_dir()
     return path.parent if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir() else path
 
 

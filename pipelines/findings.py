@@ -1,0 +1,104 @@
+"""What is known of a judged run, read from its folder: what it is, its results, its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines import runs, workspace
+from pipelines.errors import PipelineError
+from pipelines.images import sources
+from pipelines.reporting import predictions, results
+from pipelines.reporting.pixels import Pixels
+from pipelines.reporting.predictions import Predictions
+from pipelines.reporting.results import Results
+from pipelines.reporting.sections import BlockResult
+from pipelines.runs import Run
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A judged run.
+
+    Attributes:
+        workspace_dir: the workspace.
+        name: of the run.
+        described: what it is.
+        results: on one split.
+        predictions: of that split's images.
+    """
+
+    workspace_dir: Path
+    name: str
+    described: Run
+    results: Results
+    predictions: Predictions
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return runs.folder_of(self.workspace_dir, self.name)
+
+    @property
+    def pixels(self) -> Pixels:
+        """Its images in their versions."""
+        made_from = self.described.fingerprint.get("cache") or {}
+        root = image_root(self.workspace_dir)
+        return Pixels(self.workspace_dir, made_from, self.results.split, root)
+
+
+def find(workspace_dir: Path, name: str, split: str = "") -> Finding:
+    """Read a judged run.
+
+    Args:
+        workspace_dir: the workspace.
+        name: of the run; empty for the latest.
+        split: "test" or "val"; empty for test, or val where only that was judged.
+
+    Raises:
+        TrainingError: there is no such run, it is not finished, or it has no results.
+        ManifestError: a file of it is damaged, or its predictions are of other images.
+    """
+    name = name or runs.latest(workspace_dir)
+    described = runs.read(workspace_dir, name)
+    runs.check_finished(workspace_dir, name)
+    run_dir = runs.folder_of(workspace_dir, name)
+    found = results.read(run_dir, results.choose_split(run_dir, split))
+    return Finding(workspace_dir, name, described, found, predictions.read(run_dir, found))
+
+
+def chain(finding: Finding) -> tuple[list[BlockResult], list[str]]:
+    """Read the runs that a run goes back to, and itself.
+
+    Returns:
+        Those that were judged on the same split, from the first one on; and the names of those that
+        were not, or cannot be read any more.
+    """
+    described, name = finding.described, finding.name
+    found = [BlockResult(name, described.blocks[0], finding.results)]
+    missing: list[str] = []
+    seen = {name}
+    while described.parent and described.parent not in seen:
+        name = described.parent
+        seen.add(name)
+        try:
+            described = runs.read(finding.workspace_dir, name)
+        except PipelineError:
+            missing.append(name)
+            break
+        try:
+            run_dir = runs.folder_of(finding.workspace_dir, name)
+            judged = results.read(run_dir, finding.results.split)
+            found.append(BlockResult(name, described.blocks[0], judged))
+        except PipelineError:
+            missing.append(name)
+    return found[::-1], missing[::-1]
+
+
+def image_root(workspace_dir: Path) -> Path | None:
+    """Return the folder that names of images are relative to; None where nothing says so."""
+    try:
+        content = workspace.read_file(workspace_dir)
+        return sources.root_of(workspace.table(content, "compress", {}).images, workspace_dir)
+    except PipelineError:
+        return None
