@@ -18,7 +18,7 @@ from pipelines.progress import Progress
 from pipelines.reporting import commands, gallery, page, sections
 from pipelines.reporting.page import Noted, RunView
 from pipelines.reporting.sections import CacheRow
-from pipelines.storage import atomic, parquet
+from pipelines.storage import atomic, parquet, set_folders
 from pipelines.storage.cache import FeatureCache
 from pipelines.storage.manifest import MANIFEST
 from pipelines.training import evaluations
