@@ -73,6 +73,11 @@ def run_benchmark(name: str, arguments: str, json_path: Path) -> dict:
             ["compress", "extract"],
         ),
         ("scaling", "--images 12 --parts compress engine", ["compress", "compress"]),
+        (
+            "evaluation",
+            "--images 100 --branches 3 --classes 20",
+            ["judge 100 images", "judge 100 images", "peak memory"],
+        ),
     ],
 )
 def test_benchmark_tiny_writes_finite_positive_ratios(name, arguments, expected, tmp_path):

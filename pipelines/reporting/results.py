@@ -128,7 +128,7 @@ class Confusions(_Part):
 
 
 class Results(_Part):
-    """What `bottleneck eval` found; see docs/training.md."""
+    """What `bottleneck eval` found; see docs/evaluation.md."""
 
     run: str
     split: Literal["test", "val"]
