@@ -36,6 +36,7 @@ FOLDERS: dict[str, set[str]] = {
     "compression": {"execution", "images", "storage"},
     "analysis": {"storage"},
     "training": {"analysis", "execution", "networks", "images", "storage"},
+    "evaluation": {"analysis", "training", "networks", "storage"},
     "extraction": {"execution", "networks", "images", "storage"},
 }
 MAX_LINES = 350
