@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from pipelines.evaluation import figures
+from pipelines.evaluation.figures import Asked
 from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Scores
 from pipelines.evaluation.tally import Tally
 
@@ -99,3 +101,18 @@ def ranks_by_hand(scores: Scores) -> dict[str, np.ndarray]:
     """Give the places of all comparators, the default model's on the first branch."""
     found = {name: places(of_name, scores.labels) for name, of_name in scores.by_name.items()}
     return {**found, DEFAULT: places(scores.default[:, 0], scores.labels)}
+
+
+def ask(num_classes: int, **changed) -> Asked:
+    """Say what figures are of: run a, compared with run b and the controls."""
+    texts = figures.texts(BRANCHES, len(BRANCHES))
+    texts |= {TOPOLOGY: "run a", "run_b": "run b", "copies": "eleven", "control": "changes"}
+    settings = {
+        "branches": BRANCHES,
+        "classes": tuple(f"class {i}" for i in range(num_classes)),
+        "texts": texts,
+        "runs": {TOPOLOGY: "a", "run_b": "b"},
+        "top_k": (1, 3),
+        "seed": 5,
+    }
+    return Asked(**{**settings, **changed})

@@ -9,34 +9,19 @@ import numpy as np
 import pytest
 import scipy.special
 from scipy.stats import binomtest
-from scored import BRANCHES, make_scores, places, ranks_by_hand, tallied
+from scored import BRANCHES, ask, make_scores, places, ranks_by_hand, tallied
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from pipelines.analysis import comparisons
-from pipelines.evaluation import figures as unit
-from pipelines.evaluation.figures import Asked, figures
+from pipelines.evaluation.figures import figures
 from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Scores
 
 OTHERS = ("mean_logits", "control_mean_logits", "run_b", "copies", "control")
 BOTH = (DEFAULT, TOPOLOGY)
 NUM_IMAGES = 240
 ORDER = [DEFAULT, TOPOLOGY, *OTHERS, "branch_q010", "branch_q050"]
-
-
-def ask(num_classes: int, **changed) -> Asked:
-    texts = unit.texts(BRANCHES, len(BRANCHES))
-    texts |= {TOPOLOGY: "run a", "run_b": "run b", "copies": "eleven", "control": "changes"}
-    settings = {
-        "branches": BRANCHES,
-        "classes": tuple(f"class {i}" for i in range(num_classes)),
-        "texts": texts,
-        "runs": {TOPOLOGY: "a", "run_b": "b"},
-        "top_k": (1, 3),
-        "seed": 5,
-    }
-    return Asked(**{**settings, **changed})
 
 
 def make(num_classes: int = 7, num_images: int = NUM_IMAGES, **changed) -> Scores:
