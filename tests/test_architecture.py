@@ -37,6 +37,7 @@ FOLDERS: dict[str, set[str]] = {
     "analysis": {"storage"},
     "reporting": {"analysis", "images", "storage"},
     "training": {"analysis", "execution", "networks", "images", "storage"},
+    "evaluation": {"analysis", "training", "networks", "storage"},
     "extraction": {"execution", "networks", "images", "storage"},
 }
 MAX_LINES = 350

@@ -105,12 +105,15 @@ def _control(what: str, lead: Difference) -> str:
         return f"It is worse than {what} by {_points(lead)} (p = {_p(lead.p)})."
     if lead.value > 0:
         return f"Its lead of {_points(lead)} over {what} could be chance."
-    tie = "do as well" if not lead.value else f"do {_points(lead)} better, which could be chance"
+    better = f"does {_points(lead)} better, which could be chance"
+    tie = better if lead.value else "does as well"
     return f"{what[0].upper()}{what[1:]} {tie}."
 
 
 def _points(difference: Difference) -> str:
-    number = f"{100 * abs(difference.value):.2f}"
+    """Return the size in points; of more than 10,000 images one is less than a hundredth."""
+    points = 100 * abs(difference.value)
+    number = f"{points:.2f}" if points >= 0.01 or not points else f"{points:.1g}"
     return f"{number} points"
 
 

@@ -61,13 +61,10 @@ def make(
         is_honest: select on other images than are reported on.
 
     Raises:
-        ConfigError: a class has fewer images than there are folds, so that one would have none.
+        ConfigError: a class has fewer images than there are folds, so that one would have none; or
+            none is left to select the checkpoint on.
     """
-    counts = np.bincount(labels, minlength=len(classes))
-    least = int(np.argmin(counts))
-    if not 2 <= num_folds <= counts[least]:
-        most = f"class {classes[least]} has {counts[least]} images; give 2 to {counts[least]}"
-        raise ConfigError(f"--folds {num_folds}: {most}", is_usage=True)
+    _check(labels, classes, num_folds)
     part = _deal(labels, num_folds, (seed, _FOLDS))
     found = []
     for number in range(num_folds):
@@ -77,8 +74,26 @@ def make(
         if is_honest:
             is_val = _chosen(labels[rest], val_share, (seed, _VAL, number))
             val, rest = rest[is_val], rest[~is_val]
+            if not len(val):
+                raise ConfigError(
+                    f"--folds {num_folds}: leaves one image of each class to learn from and none "
+                    "to select the checkpoint on; add images",
+                    is_usage=True,
+                )
         found.append(Fold(number + 1, num_folds, seed, {TRAIN: rest, VAL: val, TEST: test}))
     return found
+
+
+def _check(labels: np.ndarray, classes: Sequence[str], num_folds: int) -> None:
+    """Refuse a number of folds that would leave one of them without a class."""
+    counts = np.bincount(labels, minlength=len(classes))
+    least = int(np.argmin(counts))
+    most = int(counts[least])
+    if 2 <= num_folds <= most:
+        return
+    what = f"--folds {num_folds}: class {classes[least]} has {most} image{'s' * (most != 1)}"
+    mend = f"give 2 to {most}" if most >= 2 else "every fold needs one; add images of it"
+    raise ConfigError(f"{what}; {mend}", is_usage=True)
 
 
 class FoldedCache(FeatureCache):

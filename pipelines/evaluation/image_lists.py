@@ -33,7 +33,8 @@ def write(
         predictions_path: the table of all images, which is read a row group at a time.
         branches: that the default model was run on.
         classes: names in the order of the labels.
-        images_dir: the folder that the images' names are relative to; None where it is not known.
+        images_dir: the folder that the images' names are relative to, but for absolute ones; None
+            where it is not known.
         check: called before the files take their places.
 
     Raises:
@@ -89,8 +90,9 @@ def _rows(
 ) -> pa.Table:
     ids = table["id"].combine_chunks()
     root = "" if images_dir is None else f"{images_dir.as_posix()}/"
+    below = pc.binary_join_element_wise(root, ids, "")
     made = {
-        "path": pc.binary_join_element_wise(root, ids, ""),
+        "path": pc.if_else(pc.starts_with(ids, "/"), ids, below),  # as `Source.path_of` has it
         "label": names.take(table["label"].combine_chunks()),
         **{
             f"{model}_top5": _joined(table[f"{model}_top5"].combine_chunks(), names)
