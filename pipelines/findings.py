@@ -11,7 +11,7 @@ from pipelines.images import sources
 from pipelines.reporting import predictions, results
 from pipelines.reporting.pixels import Pixels
 from pipelines.reporting.predictions import Predictions
-from pipelines.reporting.results import Results
+from pipelines.reporting.results import FoldResults, Results
 from pipelines.reporting.sections import BlockResult
 from pipelines.runs import Run
 
@@ -26,6 +26,7 @@ class Finding:
         described: what it is.
         results: on one split.
         predictions: of that split's images.
+        folds: results over folds under the same protocol; None where there are none.
     """
 
     workspace_dir: Path
@@ -33,6 +34,7 @@ class Finding:
     described: Run
     results: Results
     predictions: Predictions
+    folds: FoldResults | None = None
 
     @property
     def path(self) -> Path:
@@ -64,7 +66,9 @@ def find(workspace_dir: Path, name: str, split: str = "") -> Finding:
     runs.check_finished(workspace_dir, name)
     run_dir = runs.folder_of(workspace_dir, name)
     found = results.read(run_dir, results.choose_split(run_dir, split))
-    return Finding(workspace_dir, name, described, found, predictions.read(run_dir, found))
+    of_images = predictions.read(run_dir, found)
+    of_folds = results.read_folds(run_dir, found.split)
+    return Finding(workspace_dir, name, described, found, of_images, of_folds)
 
 
 def chain(finding: Finding) -> tuple[list[BlockResult], list[str]]:

@@ -99,6 +99,7 @@ def _view(finding: Finding, slug: str, progress: Progress) -> RunView:
         class_names=described.classes,
         parent=described.parent,
         comparison=sections.comparison(found),
+        folds=sections.folds(finding.folds),
         leaning=sections.leaning(found.leans_on),
         blocks=sections.blocks(*findings.chain(finding), slug),
         qualities=sections.qualities(found, slug),

@@ -328,11 +328,50 @@ def test_report_of_a_thousand_classes_shows_the_movers(judged):
     assert "Top-5" in page.all("main")[0].text or "top-5" in page.all("main")[0].text
 
 
+FOLDS = {
+    "run": "first",
+    "protocol": "honest",
+    "num_images": 1200,
+    "gain": {"top1": 0.021, "ci95": [-0.004, 0.046]},
+    "comparators": {
+        "default": {"top1": 0.8, "ci95": [0.78, 0.82], "text": "the default model"},
+        "topology": {
+            "top1": 0.821,
+            "ci95": [0.8, 1.01],
+            "difference": 0.021,
+            "difference_ci95": [-0.004, 0.046],
+            "p": 0.0871,
+            "holm_p": 0.0871,
+            "headroom_share": 0.4,
+            "text": "run first",
+        },
+    },
+    "oracle": {"top1": 0.93, "control_top1": 0.925},
+    "min_detectable_gain": 0.03,
+    "verdict": "The gain of 2.10 points could be chance: shown from 3.0 up.",
+    "verdict_kind": "chance",
+    "folds": {"num_folds": 5, "seeds": [0, 1, 2]},
+}
+
+
 def test_report_folds_have_a_section_where_there_are_any(judged):
-    assert "Over folds" not in write(judged, "first")[1]
-    judge(judged, "first", folds={"num_folds": 5, "seeds": [0, 1]})
-    (table,) = [e for e in write(judged, "first")[2].all("table") if "num_folds" in e.text]
-    assert "0, 1" in table.text
+    assert "In folds" not in write(judged, "first")[1]
+    path = judged / "runs" / "first" / "results-folds.json"
+    path.write_text(json.dumps(FOLDS))
+    page = write(judged, "first")[2]
+    (table,) = [e for e in page.all("table") if "Comparators in folds" in e.text]
+    for shown in ("82.10%", "+2.10", "0.087", "40%", "run first"):
+        assert shown in table.text
+    text = page.all("main")[0].text
+    for shown in (FOLDS["verdict"], "each of 5 parts of all 1,200 images", "3 divisions", "92.50%"):
+        assert shown in text
+
+
+def test_report_damaged_folds_raise_naming_the_file(judged):
+    path = judged / "runs" / "first" / "results-folds.json"
+    path.write_text(json.dumps({**FOLDS, "num_images": "many"}))
+    with pytest.raises(ManifestError, match=r"results-folds\.json: damaged, .*num_images"):
+        write(judged, "first")
 
 
 def test_report_without_results_says_what_to_run(judged):

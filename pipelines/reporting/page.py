@@ -14,7 +14,14 @@ from markupsafe import Markup
 from pipelines.reporting import sections, words
 from pipelines.reporting.gallery import Gallery
 from pipelines.reporting.results import Results
-from pipelines.reporting.sections import Blocks, CacheRow, Classes, Comparison, Leaning
+from pipelines.reporting.sections import (
+    Blocks,
+    CacheRow,
+    Classes,
+    Comparison,
+    FoldComparison,
+    Leaning,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -47,6 +54,7 @@ class RunView:
         class_names: in label order.
         parent: the run that it started from; empty for none.
         comparison: all comparators.
+        folds: all comparators over folds and seeds; None where there are none.
         leaning: which branch it needs.
         blocks: its chain.
         qualities: the default model on each version.
@@ -65,6 +73,7 @@ class RunView:
     class_names: Sequence[str]
     parent: str
     comparison: Comparison
+    folds: FoldComparison | None
     leaning: Leaning | None
     blocks: Blocks | None
     qualities: Markup | None
@@ -133,7 +142,6 @@ def _environment() -> jinja2.Environment:
         environment.filters[name] = getattr(words, name)
     environment.filters["comparator"] = words.comparator
     environment.filters["named"] = sections.named
-    environment.filters["folds"] = sections.section_folds
     return environment
 
 

@@ -7,7 +7,7 @@ default model.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,7 @@ SPLITS = ("test", "val")
 Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]
 Interval = tuple[Difference, Difference]
+Bounds = tuple[float, float]  # of a mean over few folds, which may lie beyond what can be
 Count = Annotated[int, Field(ge=0)]
 Verdict = Literal["better", "worse", "chance"]
 
@@ -26,6 +27,9 @@ class _Part(BaseModel):
     """What this page does not show is passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+PartT = TypeVar("PartT", bound=_Part)
 
 
 class Accuracy(_Part):
@@ -161,7 +165,49 @@ class Results(_Part):
     confusions: Confusions = Confusions()
     leans_on: dict[str, Difference] = {}
     command: tuple[str, ...] = ()
-    folds: dict[str, Any] | None = None
+
+
+class FoldComparator(_Part):
+    """One way to classify the images, over folds and seeds; `p` is that of the t-test."""
+
+    top1: Share
+    top5: Share | None = None
+    ci95: Bounds | None = None
+    difference: Difference | None = None
+    difference_ci95: Bounds | None = None
+    p: Share | None = None
+    holm_p: Share | None = None
+    headroom_share: float | None = None
+    text: str = ""
+
+
+class FoldGain(_Part):
+    """The mean gain over the default model; no interval where there is one fold alone."""
+
+    top1: Difference
+    ci95: Bounds | None = None
+
+
+class Division(_Part):
+    """The folds, and the seeds of their divisions."""
+
+    num_folds: Count
+    seeds: tuple[int, ...]
+
+
+class FoldResults(_Part):
+    """What `bottleneck eval --folds` found; see docs/evaluation.md."""
+
+    run: str
+    protocol: Literal["honest", "thesis"]
+    num_images: Annotated[int, Field(ge=1)]
+    gain: FoldGain
+    comparators: dict[str, FoldComparator]
+    oracle: Oracle
+    min_detectable_gain: Share | None = None
+    verdict: str
+    verdict_kind: Verdict
+    folds: Division
 
 
 def path_of(run_dir: Path, split: str) -> Path:
@@ -196,8 +242,31 @@ def read(run_dir: Path, split: str) -> Results:
     if not path.exists():
         raise TrainingError(f"{run_dir}: run {run_dir.name} has no results; run `{command}` first")
     mend = f"delete it and run `{command}` again"
+    found = _validated(Results, path, mend)
+    if (found.run, found.split) != (run_dir.name, split):
+        raise ManifestError(
+            f"{path}: results of run {found.run} on {found.split}, expected run {run_dir.name} "
+            f"on {split}; {mend}"
+        )
+    return found
+
+
+def read_folds(run_dir: Path, split: str) -> FoldResults | None:
+    """Read the results over folds that go with a split's protocol; None where there are none.
+
+    Raises:
+        ManifestError: the file is damaged, or of another version.
+    """
+    path = run_dir / f"results{_suffix(split)}-folds.json"
+    command = eval_command(run_dir.name, split)
+    if not path.exists():
+        return None
+    return _validated(FoldResults, path, f"delete it and run `{command} --folds` again")
+
+
+def _validated(model: type[PartT], path: Path, mend: str) -> PartT:
     try:
-        found = Results.model_validate(atomic.read_json(path, mend=mend))
+        return model.model_validate(atomic.read_json(path, mend=mend))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
@@ -205,12 +274,6 @@ def read(run_dir: Path, split: str) -> Results:
             f"{path}: damaged, or of another version of this program: {where}: "
             f"{first['msg'].lower()}; {mend}"
         ) from error
-    if (found.run, found.split) != (run_dir.name, split):
-        raise ManifestError(
-            f"{path}: results of run {found.run} on {found.split}, expected run {run_dir.name} "
-            f"on {split}; {mend}"
-        )
-    return found
 
 
 def _suffix(split: str) -> str:

@@ -15,7 +15,14 @@ from pipelines.analysis.curves import Training, best
 from pipelines.reporting import figures, marks, svg, words
 from pipelines.reporting.figures import Measured
 from pipelines.reporting.marks import Scale, Whisker
-from pipelines.reporting.results import ClassAccuracy, Comparator, PairChange, Results
+from pipelines.reporting.results import (
+    ClassAccuracy,
+    Comparator,
+    FoldComparator,
+    FoldResults,
+    PairChange,
+    Results,
+)
 from pipelines.storage.variants import ORIGINAL
 
 _FIRST = ("default", "topology")
@@ -111,6 +118,31 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class FoldRow:
+    """A comparator over folds and seeds; as `Row`."""
+
+    key: str
+    name: str
+    values: FoldComparator
+    whisker: Whisker | None
+
+
+@dataclass(frozen=True)
+class FoldComparison:
+    """The comparators over folds and seeds.
+
+    Attributes:
+        results: of all.
+        rows: a comparator each.
+        scale: of the drawn intervals.
+    """
+
+    results: FoldResults
+    rows: Sequence[FoldRow]
+    scale: Scale
+
+
+@dataclass(frozen=True)
 class CacheRow:
     """What a cache holds (thesis, tables 4.1 and 4.2); see `holdings.sizes` for the keys."""
 
@@ -139,6 +171,21 @@ def comparison(found: Results) -> Comparison:
     gain_scale = Scale.of([found.gain.ci95], width=480.0)
     gain = marks.whisker(found.gain.top1, found.gain.ci95, gain_scale)
     return Comparison(rows, scale, gain, gain_scale)
+
+
+def folds(found: FoldResults | None) -> FoldComparison | None:
+    """Lay out the comparators over folds and seeds."""
+    if found is None:
+        return None
+    bounds = [one.difference_ci95 for one in found.comparators.values() if one.difference_ci95]
+    scale = Scale.of(bounds)
+    rows = []
+    for key, values in found.comparators.items():
+        whisker = None
+        if values.difference is not None and values.difference_ci95 is not None:
+            whisker = marks.whisker(values.difference, values.difference_ci95, scale)
+        rows.append(FoldRow(key, words.comparator(key), values, whisker))
+    return FoldComparison(found, rows, scale)
 
 
 def leaning(leans_on: Mapping[str, float]) -> Leaning | None:
@@ -283,8 +330,3 @@ def flattened(value: Mapping[str, Any], above: str = "") -> list[tuple[str, str]
         else:
             rows.append((path, "none" if inner is None else str(inner)))
     return rows
-
-
-def section_folds(folds: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Lay out the results over folds and seeds, as rows of name and value."""
-    return flattened(folds)
