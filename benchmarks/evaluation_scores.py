@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.analysis.naming import MEAN, TOPOLOGY
 from pipelines.evaluation import figures, image_lists, predictions
 from pipelines.evaluation.figures import Asked
-from pipelines.evaluation.scoring import BATCH_SIZE, MEAN, TOPOLOGY, Scores
+from pipelines.evaluation.scoring import BATCH_SIZE, Scores
 from pipelines.evaluation.tally import Tally
 
 _KINDS = 4  # different batches, given again and again: drawing them is not what is measured

@@ -9,6 +9,7 @@ from typing import Any
 
 from bottleneck_cli.console import percent
 from bottleneck_cli.tables import columns
+from pipelines.analysis.naming import ordered
 
 _HEAD = (
     "",
@@ -105,7 +106,8 @@ def _notes(values: Mapping[str, Any]) -> list[str]:
 def _rows(values: Mapping[str, Any]) -> list[list[str]]:
     """Return a row of text a comparator, then the oracles."""
     rows = []
-    for name, found in values["comparators"].items():
+    for name in ordered(values["comparators"]):
+        found = values["comparators"][name]
         share = found["headroom_share"]
         rows.append(
             [
@@ -180,7 +182,8 @@ def _csv(values: Mapping[str, Any]) -> list[str]:
         ]
     )
     described = _described(values)
-    for name, found in values["comparators"].items():
+    for name in ordered(values["comparators"]):
+        found = values["comparators"][name]
         low, high = found["difference_ci95"] or (None, None)
         writer.writerow(
             [

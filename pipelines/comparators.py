@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import run_folder, runs
+from pipelines.analysis.naming import CONTROL, COPIES
 from pipelines.errors import ConfigError, ManifestError, PipelineError, ShardError
 from pipelines.evaluation.scoring import Contestant
 from pipelines.networks.topology import Design
@@ -19,8 +20,6 @@ from pipelines.storage.variants import ORIGINAL
 from pipelines.train_runs import Ask, Start
 from pipelines.training.checkpoints import Store
 
-COPIES, CONTROL = "copies", set_folders.CONTROL
-RUN = "run_"  # in front of another run's name
 AUTO, ALL, MEAN, RUNS = "auto", "all", "mean", "runs"
 WORDS = (AUTO, ALL, MEAN, RUNS, COPIES, CONTROL)
 
@@ -225,7 +224,7 @@ def _goes_with(workspace_dir: Path, other: str, described: Run) -> bool:
         there = runs.read(workspace_dir, other)
         if there.fingerprint.get("cache") == described.fingerprint["cache"]:
             runs.check_finished(workspace_dir, other)
-            return True
+            return not there.copies or bool(described.copies)  # another run's control
     return False
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from pipelines import comparators, run_folder, runs
-from pipelines.comparators import CONTROL, COPIES, RUN, Chosen
+from pipelines.analysis.naming import BRANCH, CONTROL, COPIES, DEFAULT, RUN, TOPOLOGY
+from pipelines.comparators import Chosen
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.evaluation import figures, fold_figures, folds, predictions
-from pipelines.evaluation.figures import BRANCH, Asked
+from pipelines.evaluation.figures import Asked
 from pipelines.evaluation.fold_figures import Judged
 from pipelines.evaluation.folds import TEST, TRAIN, Fold, FoldedCache
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Party
+from pipelines.evaluation.scoring import Party
 from pipelines.evaluation.tally import Tally
 from pipelines.judged import Judging
 from pipelines.progress import Progress, Silent

@@ -9,20 +9,21 @@ from typing import Any
 
 from pipelines import comparators, runs
 from pipelines.analysis import verdicts
+from pipelines.analysis.naming import (
+    CONTROL,
+    CONTROL_MEAN,
+    COPIES,
+    DEFAULT,
+    MEAN,
+    RUN,
+    TOPOLOGY,
+)
 from pipelines.analysis.verdicts import Difference, Finding
-from pipelines.comparators import CONTROL, COPIES, RUN, Chosen
+from pipelines.comparators import Chosen
 from pipelines.errors import ConfigError
 from pipelines.evaluation import figures, predictions
 from pipelines.evaluation.figures import Asked
-from pipelines.evaluation.scoring import (
-    CONTROL_MEAN,
-    DEFAULT,
-    MEAN,
-    TOPOLOGY,
-    Party,
-    score,
-    with_original,
-)
+from pipelines.evaluation.scoring import Party, score, with_original
 from pipelines.evaluation.tally import Tally
 from pipelines.execution import devices
 from pipelines.networks import models

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY
 from pipelines.evaluation import figures
 from pipelines.evaluation.figures import Asked
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Scores
+from pipelines.evaluation.scoring import Scores
 from pipelines.evaluation.tally import Tally
 
 BRANCHES = ("original", "q010", "q050")

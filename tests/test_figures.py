@@ -15,10 +15,11 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from pipelines.analysis import comparisons
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY
 from pipelines.evaluation.figures import figures
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Scores
+from pipelines.evaluation.scoring import Scores
 
-OTHERS = ("mean_logits", "control_mean_logits", "run_b", "copies", "control")
+OTHERS = ("mean_logits", "run_b", "copies", "control", "control_mean_logits")
 BOTH = (DEFAULT, TOPOLOGY)
 NUM_IMAGES = 240
 ORDER = [DEFAULT, TOPOLOGY, *OTHERS, "branch_q010", "branch_q050"]

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from scored import BRANCHES, in_batches, make_scores
 
+from pipelines.analysis.naming import TOPOLOGY
 from pipelines.errors import ShardError
 from pipelines.evaluation import image_lists as unit
 from pipelines.evaluation import predictions
-from pipelines.evaluation.scoring import TOPOLOGY, Scores
+from pipelines.evaluation.scoring import Scores
 from pipelines.evaluation.tally import Tally
 
 CLASSES = tuple(f"class {i}" for i in range(7))

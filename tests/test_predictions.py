@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from scored import BRANCHES, in_batches, make_scores, places, ranks_by_hand
 
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY
 from pipelines.errors import ShardError
 from pipelines.evaluation import predictions as unit
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Scores
+from pipelines.evaluation.scoring import Scores
 from pipelines.evaluation.tally import Tally
 
 OTHERS = ("mean_logits", "control_mean_logits", "run_b", "run_worst_rank", "copies", "control")

@@ -9,7 +9,8 @@ from scored import BRANCHES, in_batches, make_scores, place, places, ranks_by_ha
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Scores
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY
+from pipelines.evaluation.scoring import Scores
 from pipelines.evaluation.tally import Tally
 
 BOTH = (TOPOLOGY, DEFAULT)

@@ -10,12 +10,11 @@ import numpy as np
 
 from pipelines.analysis import comparisons, confusion, intervals, metrics
 from pipelines.analysis.confusion import Confusion, PairChange
-from pipelines.evaluation.scoring import CONTROL_MEAN, DEFAULT, MEAN, TOPOLOGY
+from pipelines.analysis.naming import BRANCH, CONTROL_MEAN, DEFAULT, MEAN, TOPOLOGY, ordered
 from pipelines.evaluation.tally import Tally
 from pipelines.storage.variants import ORIGINAL
 
 NUM_RESAMPLES = 10_000
-BRANCH = "branch_"  # the default model on one other branch alone
 _MOST_NAMED = 1_000  # classes whose names are repeated in the results
 
 
@@ -42,10 +41,11 @@ class Asked:
 
 def figures(tally: Tally, asked: Asked) -> dict[str, Any]:
     """Return the results' figures; shares in 0..1, differences to the default model."""
-    ranks = {name: tally.ranks(name) for name in _in_order(tally.names)}
+    ranks = {name: tally.ranks(name) for name in tally.names}
     default_ranks = tally.default_ranks()
     by_branch = dict(zip(asked.branches, default_ranks.T, strict=True))
     ranks |= {f"{BRANCH}{name}": by_branch[name] for name in asked.branches if name != ORIGINAL}
+    ranks = {name: ranks[name] for name in ordered(ranks)}
     default, topology = ranks[DEFAULT] == 0, ranks[TOPOLOGY] == 0
     counts = metrics.change_counts(default, topology)
     num_images, num_classes = len(default), len(asked.classes)
@@ -81,11 +81,6 @@ def figures(tally: Tally, asked: Asked) -> dict[str, Any]:
         "leans_on": leans_on(tally, asked.branches, topology),
         "num_resamples": NUM_RESAMPLES,
     }
-
-
-def _in_order(names: Sequence[str]) -> list[str]:
-    """Put the default model first and the topology behind it, the others as they came."""
-    return [DEFAULT, TOPOLOGY, *(name for name in names if name not in (DEFAULT, TOPOLOGY))]
 
 
 def _accuracy(ranks: np.ndarray, num_classes: int) -> dict[str, float | None]:
@@ -275,6 +270,6 @@ def texts(branches: Sequence[str], num_branches: int) -> dict[str, str]:
     return {
         DEFAULT: "the default model, on the original alone",
         MEAN: f"mean of the default model's scores over {num_branches} branches, without training",
-        CONTROL_MEAN: "the same over the control set: changes that are no compression",
+        CONTROL_MEAN: "the same mean over the control set, whose changes are no compression",
         **{f"{BRANCH}{name}": f"the default model on {name} alone" for name in branches},
     }

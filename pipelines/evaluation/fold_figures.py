@@ -10,8 +10,8 @@ import numpy as np
 
 from pipelines.analysis import comparisons, intervals, metrics
 from pipelines.analysis.intervals import FoldDifference
-from pipelines.evaluation.figures import BRANCH, Asked
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY
+from pipelines.analysis.naming import BRANCH, DEFAULT, TOPOLOGY, ordered
+from pipelines.evaluation.figures import Asked
 from pipelines.storage.variants import ORIGINAL
 
 
@@ -151,7 +151,7 @@ def _comparators(grid: _Grid, asked: Asked) -> dict[str, dict[str, Any]]:
     default = grid.values(DEFAULT)
     top5 = len(asked.classes) > 5
     found: dict[str, dict[str, Any]] = {}
-    for name in [DEFAULT, TOPOLOGY, *(n for n in grid.names if n not in (DEFAULT, TOPOLOGY))]:
+    for name in ordered(grid.names):
         values, accuracy = grid.values(name), _accuracy(grid, name, top5)
         of_values = grid.bounded(values)
         found[name] = {
@@ -196,7 +196,8 @@ def _against(grid: _Grid) -> dict[str, dict[str, Any]]:
 
 def _others(grid: _Grid) -> list[str]:
     names = (DEFAULT, TOPOLOGY)
-    return [name for name in grid.names if name not in names and not name.startswith(BRANCH)]
+    others = [name for name in grid.names if name not in names and not name.startswith(BRANCH)]
+    return ordered(others)
 
 
 def _correct(found: Mapping[str, dict[str, Any]]) -> None:

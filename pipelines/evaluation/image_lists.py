@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY
 from pipelines.evaluation.predictions import TYPES
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY
 from pipelines.storage import atomic, parquet
 
 _BETWEEN = "; "  # class names of an image's likeliest five

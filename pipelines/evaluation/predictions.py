@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY
 from pipelines.evaluation.tally import Judged, Top
 from pipelines.storage import parquet
 

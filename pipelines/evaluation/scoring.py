@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.analysis.naming import CONTROL_MEAN, MEAN, TOPOLOGY
 from pipelines.errors import ManifestError, TrainingError
 from pipelines.networks import models
 from pipelines.networks.backbones import Backbone
@@ -19,8 +20,6 @@ from pipelines.storage.making import Batch
 from pipelines.storage.variants import ORIGINAL
 from pipelines.training import checkpoints
 
-TOPOLOGY, DEFAULT = "topology", "default"
-MEAN, CONTROL_MEAN = "mean_logits", "control_mean_logits"
 BATCH_SIZE = 32
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from pipelines.analysis import metrics
 from pipelines.analysis.calibration import Reliability, softmax
 from pipelines.analysis.confusion import Confusion
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY, Scores
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY
+from pipelines.evaluation.scoring import Scores
 
 NUM_TOP = 5  # classes that are kept of each image
 

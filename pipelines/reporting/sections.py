@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipelines.analysis.curves import Training, best
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY, ordered
 from pipelines.reporting import figures, marks, svg, words
 from pipelines.reporting.figures import Measured
 from pipelines.reporting.marks import Scale, Whisker
@@ -25,7 +26,6 @@ from pipelines.reporting.results import (
 )
 from pipelines.storage.variants import ORIGINAL
 
-_FIRST = ("default", "topology")
 NUM_MOVERS = 10
 MAX_CLASSES = 1_000  # rows; more would be most of the page
 
@@ -152,7 +152,6 @@ class CacheRow:
 
 def comparison(found: Results) -> Comparison:
     """Lay out the comparators: default model and topology, then the others as they are stored."""
-    order = [*_FIRST, *(key for key in found.comparators if key not in _FIRST)]
     drawn = [
         values.difference_ci95
         for values in found.comparators.values()
@@ -160,10 +159,8 @@ def comparison(found: Results) -> Comparison:
     ]
     scale = Scale.of(drawn)
     rows = []
-    for key in order:
-        values = found.comparators.get(key)
-        if values is None:
-            continue
+    for key in ordered(found.comparators):
+        values = found.comparators[key]
         whisker = None
         if values.difference is not None and values.difference_ci95 is not None:
             whisker = marks.whisker(values.difference, values.difference_ci95, scale)
@@ -180,8 +177,8 @@ def folds(found: FoldResults | None) -> FoldComparison | None:
     bounds = [one.difference_ci95 for one in found.comparators.values() if one.difference_ci95]
     scale = Scale.of(bounds)
     rows = []
-    for key, values in found.comparators.items():
-        whisker = None
+    for key in ordered(found.comparators):
+        values, whisker = found.comparators[key], None
         if values.difference is not None and values.difference_ci95 is not None:
             whisker = marks.whisker(values.difference, values.difference_ci95, scale)
         rows.append(FoldRow(key, words.comparator(key), values, whisker))
@@ -220,7 +217,7 @@ def blocks(rows: Sequence[BlockResult], missing: Sequence[str], prefix: str) -> 
                 Measured(row.results.comparators[model].top1, row.results.comparators[model].ci95)
                 for row in rows
             ]
-            for model in _FIRST
+            for model in (DEFAULT, TOPOLOGY)
         }
         names = [row.block for row in rows]
         told = "; ".join(
