@@ -31,7 +31,11 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
+    "<": r"\textless{}",  # which LaTeX's default font has no sign for, as it has none for these
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }
+_SELECTED_ON = "on the images that the checkpoints were selected on"
 
 
 def lines(values: Mapping[str, Any], output: str) -> list[str]:
@@ -62,7 +66,7 @@ def _text(values: Mapping[str, Any]) -> list[str]:
 def _title(values: Mapping[str, Any]) -> str:
     """Say what was judged on what; the thesis's protocol is told wherever numbers are."""
     is_thesis = values["protocol"] == "thesis"
-    note = ", on the images that the checkpoints were selected on" if is_thesis else ""
+    note = f", {_SELECTED_ON}" if is_thesis else ""
     what = f"{values['num_images']:,} images of {values['split']}"
     folds = values.get("folds")
     if folds:
@@ -136,7 +140,7 @@ def _described(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _markdown(values: Mapping[str, Any]) -> list[str]:
-    rows = [[f"`{row[0]}`", *row[1:]] for row in _rows(values)]
+    rows = [[f"`{row[0]}`".replace("|", "\\|"), *row[1:]] for row in _rows(values)]
     body = [list(_HEAD), ["---", *["---:"] * (len(_HEAD) - 1)], *rows]
     return [
         _title(values).replace("|", "\\|"),
@@ -153,6 +157,10 @@ def _latex(values: Mapping[str, Any]) -> list[str]:
     def row(cells: Sequence[str]) -> str:
         return " & ".join(map(_to_latex, cells)) + r" \\"
 
+    note = []
+    if values["protocol"] == "thesis":
+        what = f"thesis protocol: {_SELECTED_ON}"
+        note = [rf"\multicolumn{{{len(_HEAD)}}}{{l}}{{{what}}} \\"]
     return [
         f"% {_title(values)}",
         f"% {values['verdict']}",
@@ -163,6 +171,7 @@ def _latex(values: Mapping[str, Any]) -> list[str]:
         r"\midrule",
         *map(row, _rows(values)),
         r"\bottomrule",
+        *note,
         r"\end{tabular}",
     ]
 
@@ -178,7 +187,7 @@ def _csv(values: Mapping[str, Any]) -> list[str]:
     writer.writerow(
         [
             *("name", "text", "top1", "top1_low", "top1_high", "top5", "difference"),
-            *("difference_low", "difference_high", "p", "holm_p", "headroom_share"),
+            *("difference_low", "difference_high", "p", "holm_p", "headroom_share", "protocol"),
         ]
     )
     described = _described(values)
@@ -190,12 +199,13 @@ def _csv(values: Mapping[str, Any]) -> list[str]:
                 *(name, described[name], found["top1"], *(found["ci95"] or (None, None))),
                 *(found["top5"], found["difference"], low, high),
                 *(found.get("p", found["mcnemar_p"]), found["holm_p"], found["headroom_share"]),
+                values["protocol"],
             ]
         )
     for name, top1, top5, text in _ORACLES:
         if values["oracle"][top1] is not None:
             accuracies = values["oracle"][top1], None, None, values["oracle"][top5]
-            writer.writerow([name, text, *accuracies, *[None] * 6])
+            writer.writerow([name, text, *accuracies, *[None] * 6, values["protocol"]])
     return table.getvalue().splitlines()
 
 

@@ -279,6 +279,8 @@ def test_folded_cache_fingerprint_is_the_caches_and_the_folds(folder, every):
         in_folds(every, is_honest=False)[0],
         in_folds(every, val_share=0.4)[0],
     ]
+    parts = {TRAIN: np.arange(50), VAL: np.arange(50, 72), TEST: np.arange(72, 94)}
+    others += [Fold(1, 3, 0, parts), Fold(1, 3, 0, {**parts, VAL: parts[TEST]})]
     prints = [first, *(FoldedCache(folder, fold).fingerprint for fold in others)]
     assert all(one != other for i, one in enumerate(prints) for other in prints[:i])
 

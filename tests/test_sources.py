@@ -238,3 +238,54 @@ def test_check_apart_link_into_the_images_is_refused(tmp_path):
 def test_check_apart_images_below_or_beside_the_workspace_are_fine(tmp_path):
     sources.check_apart(tmp_path / "set", tmp_path / "set/images")
     sources.check_apart(tmp_path / "set", tmp_path / "se")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".CSV"])
+def test_root_of_a_list_is_its_folder(tmp_path, suffix):
+    (tmp_path / f"some/list{suffix}").parent.mkdir()
+    (tmp_path / f"some/list{suffix}").write_text("anything")
+    assert sources.root_of(f"some/list{suffix}", tmp_path) == tmp_path / "some"
+    assert sources.root_of(str(tmp_path / f"some/list{suffix}"), tmp_path / "else") == (
+        tmp_path / "some"
+    )
+
+
+def test_root_of_folders_is_the_folder_whatever_its_name(tmp_path):
+    make_files(tmp_path, "pets/a/1", "odd.csv/a/1", "elpv/a/1")
+    for name in ("pets", "odd.csv", "elpv"):
+        assert sources.root_of(name, tmp_path) == tmp_path / name
+
+
+def test_root_of_images_that_are_gone_is_where_they_were(tmp_path):
+    assert sources.root_of("gone", tmp_path) == tmp_path / "gone"
+    assert sources.root_of("gone/list.csv", tmp_path) == tmp_path / "gone"
+    assert sources.root_of("/gone/too", tmp_path) == Path("/gone/too")
+
+
+def test_root_of_no_images_is_none(tmp_path):
+    assert sources.root_of("", tmp_path) is None
+
+
+def test_root_of_elpv_without_the_package_is_none(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "elpv_dataset", None)
+    assert sources.root_of("elpv", tmp_path) is None
+
+
+@pytest.mark.parametrize("images", ["pets", "list.csv", "."])
+def test_root_of_is_the_root_of_the_opened_source(tmp_path, images):
+    make_files(tmp_path / "pets", "a/1", "b/2")
+    (tmp_path / "list.csv").write_text("path,label\npets/a/1,a\npets/b/2,b\n")
+    if images == ".":
+        (tmp_path / "list.csv").unlink()
+        make_files(tmp_path, "more/b/2")
+    opened = open_source(images, base_dir=tmp_path)
+    assert sources.root_of(images, tmp_path) == opened.root
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("elpv_dataset") is None, reason="elpv-dataset is not installed"
+)
+def test_root_of_elpv_is_where_its_package_lies(tmp_path):
+    root = sources.root_of("elpv", tmp_path)
+    assert root == open_source("elpv", base_dir=tmp_path).root
+    assert (root / "images/cell0001.png").is_file()

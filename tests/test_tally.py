@@ -198,6 +198,8 @@ def test_default_model_is_judged_on_the_original_wherever_that_stands(original):
     first = next(in_batches(scores, 16))
     top = Tally(7, original).add(first).top[DEFAULT]
     np.testing.assert_array_equal(top.classes[:, 0], on_original[:16].argmax(axis=1))
+    shares = scipy.special.softmax(on_original[:16].astype(np.float64), axis=1)
+    np.testing.assert_allclose(top.confidences[:, 0], shares.max(axis=1), rtol=1e-5)
 
 
 def test_kept_numbers_do_not_follow_arrays_that_are_used_again():

@@ -117,8 +117,8 @@ def min_detectable_over_folds(
 ) -> float | None:
     """Return the smallest difference that these folds would have shown with that power.
 
-    The error of the mean is that of the interval, and so the difference that its test finds with
-    the power is t(1 - alpha/2) + t(power) errors, at the interval's degrees of freedom.
+    The error of the mean is that of the interval. Over it, the mean of a true difference follows
+    the noncentral t distribution, whose noncentrality is that difference in errors.
 
     Args:
         found: of folds and seeds.
@@ -129,12 +129,14 @@ def min_detectable_over_folds(
     Returns:
         A difference of shares; None where there is no interval, or it would be above 1.
     """
-    from scipy.special import stdtrit
+    from scipy.special import nctdtrinc, stdtrit
 
     if found.low is None or found.high is None:
         return None
-    quantiles = stdtrit(num_values - 1, np.array([(1 + level) / 2, power]))
-    least = float((found.high - found.low) / 2 * quantiles.sum() / quantiles[0])
+    degrees = num_values - 1
+    rejected_from = float(stdtrit(degrees, (1 + level) / 2))
+    error = (found.high - found.low) / 2 / rejected_from
+    least = error * float(nctdtrinc(degrees, 1 - power, rejected_from))
     return least if least <= 1 else None
 
 
