@@ -13,8 +13,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from pipelines.analysis import intervals
+from pipelines.analysis.naming import DEFAULT, TOPOLOGY
 from pipelines.evaluation.fold_figures import Judged, figures
-from pipelines.evaluation.scoring import DEFAULT, TOPOLOGY
 
 NUM_CLASSES = 7
 BRANCHES = ("branch_q010", "branch_q050")

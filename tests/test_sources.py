@@ -262,13 +262,15 @@ def test_root_of_images_that_are_gone_is_where_they_were(tmp_path):
     assert sources.root_of("/gone/too", tmp_path) == Path("/gone/too")
 
 
-def test_root_of_no_images_is_none(tmp_path):
-    assert sources.root_of("", tmp_path) is None
+def test_root_of_no_images_raises_saying_what_to_set(tmp_path):
+    with pytest.raises(SourceError, match=r"no images are named; set images in \[compress\]"):
+        sources.root_of("", tmp_path)
 
 
-def test_root_of_elpv_without_the_package_is_none(tmp_path, monkeypatch):
+def test_root_of_elpv_without_the_package_raises(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "elpv_dataset", None)
-    assert sources.root_of("elpv", tmp_path) is None
+    with pytest.raises(SourceError, match="the package elpv-dataset is not installed"):
+        sources.root_of("elpv", tmp_path)
 
 
 @pytest.mark.parametrize("images", ["pets", "list.csv", "."])
