@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import shutil
 from collections.abc import Callable, Sequence
@@ -195,14 +196,17 @@ def run(plan: Plan, asked: Asked, start: Start, progress: Progress) -> dict[str,
     ]
     _check_batches(plan, every)
     atomic.make_folder(plan.folder)
-    with locks.hold(plan.folder) as lock:
+    caches = [plan.cache, *([] if plan.control is None else [plan.control])]
+    with locks.hold(plan.folder.parent) as lock, contextlib.ExitStack() as stack:
+        marks = [mark for one in caches for mark in stack.enter_context(locks.reading(one.path))]
+        check = partial(locks.check_all, [lock, *marks])
         atomic.sweep(plan.folder)
         left = [fold for fold in every if not _is_done(plan, fold)]
         num_models = len(plan.entries)
         total, done = num_models * len(every), num_models * (len(every) - len(left))
         progress.start("folds", total, "model", done)
         for fold in left:
-            _FoldAtWork(plan, fold, start, lambda: locks.check_all([lock])).run(progress)
+            _FoldAtWork(plan, fold, start, check).run(progress)
             gc.collect()
     return fold_figures.figures([_read(plan, fold) for fold in every], asked)
 

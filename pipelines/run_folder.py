@@ -298,10 +298,10 @@ def _summary(run_dir: Path) -> dict[str, Any] | None:
 
 def _clear(run_dir: Path) -> None:
     """Delete what training and evaluation made of a run, but run.json and what is not theirs."""
-    for name in ("checkpoints", "tensorboard"):
-        if (run_dir / name).is_dir():
-            shutil.rmtree(run_dir / name)
-    made = (runs.HISTORY, TIMINGS, runs.SUMMARY, runs.CURVES, runs.BLOCKS)
+    for name in ("checkpoints", "tensorboard", "explain", "images*", "folds*"):
+        for folder in (path for path in run_dir.glob(name) if path.is_dir()):
+            shutil.rmtree(folder)
+    made = (runs.HISTORY, TIMINGS, runs.SUMMARY, runs.CURVES, runs.BLOCKS, runs.REPORT)
     for pattern in (*made, "results*.json", "predictions*.parquet"):
         for path in run_dir.glob(pattern):
             path.unlink()

@@ -14,7 +14,7 @@ FORMAT_VERSION = 2
 MEND = "restore it, or train the run again with --overwrite"
 RUN, HISTORY, SUMMARY, RESULTS = "run.json", "history.jsonl", "summary.json", "results.json"
 DIVERGED = "diverged.json"
-CURVES, BLOCKS = "training.png", "blocks.png"
+CURVES, BLOCKS, REPORT = "training.png", "blocks.png", "report.html"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from caches import lite0, make_cache, read_split
-from commands import invoke
+from commands import invoke, the_error
 from processes import modules_loaded_by, tree
 from scipy.stats import binomtest
 
@@ -271,3 +271,46 @@ def test_eval_split_without_images_raises(tmp_path):
     train(workspace, epochs=1)
     with pytest.raises(ConfigError, match="no images in split test; choose another with --split"):
         judge(workspace)
+
+
+def test_eval_without_its_cache_raises_naming_the_command(workspace):
+    shutil.rmtree(workspace / "features")
+    error = the_error(invoke("eval", "--run", "avg_pool", "-C", workspace))
+    assert error.endswith("features: no cache here; run `bottleneck extract` first")
+
+
+def test_eval_protocol_thesis_is_split_val(workspace):
+    results = judge(workspace, protocol="thesis")
+    assert (results["split"], results["protocol"]) == ("val", "thesis")
+    assert results == judge(workspace, split="val")
+    table = invoke("eval", "--protocol", "thesis", "-C", workspace).stdout
+    assert "thesis protocol, on the images that the checkpoints were selected on" in table
+    assert "selected on these same images" in table
+
+
+def test_eval_writes_lists_of_the_images_with_their_paths(workspace):
+    (workspace / "bottleneck.toml").write_text("[compress]\nimages = 'pets'\n")
+    (workspace / "runs" / "avg_pool" / "results.json").unlink()
+    assert invoke("eval", "-C", workspace).exit_code == 0
+    folder = workspace / "runs" / "avg_pool" / "images"
+    found = {name: pq.read_table(folder / f"type_{name}.parquet").to_pylist() for name in "abc"}
+    results = json.loads((workspace / "runs" / "avg_pool" / "results.json").read_text())
+    assert {name: len(rows) for name, rows in found.items()} == {
+        name: results[f"type_{name}"] for name in "abc"
+    }
+    gained = found["a"][0]
+    assert gained["path"] == str(workspace / "pets" / gained["id"])
+    assert gained["topology_top5"].split("; ")[0] == gained["label"]
+    assert gained["default_top5"].split("; ")[0] != gained["label"]
+
+
+def test_run_made_anew_keeps_nothing_of_its_old_evaluation(workspace):
+    run_dir = workspace / "runs" / "avg_pool"
+    for name in ("folds/seed-0-fold-1.json", "explain/a.png", "report.html", "images-val/a"):
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        (run_dir / name).touch()
+    (run_dir / "notes.txt").touch()
+    train(workspace, overwrite=True, epochs=1, gradients="all")
+    left = {path.name for path in run_dir.iterdir()}
+    assert "notes.txt" in left
+    assert not {"folds", "explain", "images", "images-val", "report.html", "results.json"} & left
