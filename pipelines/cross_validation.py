@@ -267,6 +267,8 @@ class _FoldAtWork:
             features_dir=entry.features_dir,
             seed=self.fold.seed,
             open_cache=partial(FoldedCache, fold=self.fold),
+            # The default model is the same for all; a chain asks for its own.
+            has_defaults=entry.called == TOPOLOGY or len(entry.chain) > 1,
         )
 
     def _judge(self) -> None:

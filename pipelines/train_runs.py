@@ -50,6 +50,8 @@ class Start:
         weights_dir: where a relative path of the backbone's weights starts; None for the workspace.
         is_latest: whether these runs become those that eval takes when none is named.
         has_pictures: whether runs are drawn.
+        has_defaults: whether default models are trained beside the topologies; a run without one
+            can be judged beside another's, and no run can start from it.
         open_cache: opens the cache in a folder.
     """
 
@@ -61,6 +63,7 @@ class Start:
     weights_dir: Path | None = None
     is_latest: bool = True
     has_pictures: bool = True
+    has_defaults: bool = True
     open_cache: Callable[[Path], FeatureCache] = FeatureCache
     _replicas: Replicas | None = None
     _backbones: dict[str, backbones.Backbone] = field(default_factory=dict)
@@ -135,12 +138,17 @@ class Start:
             fits = replace(fits, has_pictures=self.has_pictures)
             topologies = fits.train("topology", self.watch)
             left = iter(self._train_defaults(fits.without(topologies), config))
-        defaults = [topology if topology.diverged else next(left) for topology in topologies]
+        defaults = [
+            topology if topology.diverged or not self.has_defaults else next(left)
+            for topology in topologies
+        ]
         found = {}
         for run, topology, default in zip(opened, topologies, defaults, strict=True):
             summary = _summary(run, topology, default)
+            if default.diverged or not self.has_defaults:
+                summary["default_best_val_top1"] = None
             if default.diverged:  # or its topology has
-                summary |= {"diverged_step": default.diverged.step, "default_best_val_top1": None}
+                summary["diverged_step"] = default.diverged.step
             elif devices_here.is_first:
                 run.check()
                 atomic.write_json(run.path / runs.SUMMARY, summary)
@@ -150,7 +158,7 @@ class Start:
         return found
 
     def _train_defaults(self, fits: Fits, config: TrainTailConfig) -> list[Outcome]:
-        if not fits.opened:
+        if not (fits.opened and self.has_defaults):
             return []
         if config.default == "pretrained":
             return fits.judge_pretrained()
