@@ -5,6 +5,7 @@ The command runs in a process of its own on made-up caches, streamed (`--cache-m
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import peaks, report, synthetic_cache
 from pipelines.networks import backbones, nodes
+from pipelines.networks.backbones import Backbone
 from pipelines.storage.cache import FeatureCache
 
 _MOMENTUM = 0.9
@@ -92,9 +94,14 @@ def by_head(folder: Path, sizes: Sizes, num_images: int, repetitions: int) -> re
     )
 
 
+@functools.cache
+def _backbone(name: str) -> Backbone:
+    return backbones.load(name, backbones.NONE)
+
+
 def _write(workspace_dir: Path, sizes: Sizes, num_images: int, num_classes: int) -> FeatureCache:
     """Make a workspace with a cache of the decision layer's input."""
-    backbone = backbones.load(sizes.backbone, backbones.NONE)
+    backbone = _backbone(sizes.backbone)
     node = nodes.list_nodes(backbone.name, backbone.model)[-1]
     made_with = {"backbone": backbone.name, "weights_sha256": backbone.weights_sha256}
     rows = {"train": num_images, "val": min(num_images, sizes.batch_size)}

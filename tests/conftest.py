@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from images import write_jpeg, write_png
 from pipelines.config import CompressConfig, ExtractConfig, TrainTailConfig
 from pipelines.execution import devices, inline, slots
 from pipelines.execution.slots import Gpu
+from pipelines.networks import backbones
+from pipelines.networks.backbones import Backbone
 from pipelines.progress import Silent
 
 NUM_PER_CLASS = 10
@@ -56,6 +59,36 @@ def threads_of_extract() -> Iterator[None]:
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             patch.setenv(name, str(NUM_THREADS))  # where a test begins without asking
         yield
+
+
+@pytest.fixture(scope="module")
+def networks_once() -> Iterator[None]:
+    """Let the stages that a module runs in this process build every network once.
+
+    For tests of what is done with a network, not of how it is loaded; fails where its weights are
+    others in the end.
+    """
+    load = backbones.load
+
+    @functools.cache
+    def kept(name: str, weights: str, seed: int, policy: str) -> Backbone:
+        return load(name, weights, seed)
+
+    found: dict[int, Backbone] = {}
+
+    def load_once(name: str, weights: str = backbones.IMAGENET, seed: int = 0) -> Backbone:
+        import keras
+
+        if weights not in (backbones.IMAGENET, backbones.NONE):  # a file, which may change
+            return load(name, weights, seed)
+        backbone = kept(name, weights, seed, keras.config.dtype_policy().name)
+        return found.setdefault(id(backbone), backbone)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "load", load_once)
+        yield
+    for backbone in found.values():
+        assert backbones._hash_arrays(backbone.name, backbone.model) == backbone.weights_sha256
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ KEYS = {
     *("default_kind", "default", "topology", "branches", "oracle_top1"),
     *("type_a", "type_b", "type_c", "mcnemar_p", "gain"),
 }
+pytestmark = pytest.mark.usefixtures("networks_once")
 
 
 def make_workspace(workspace, classes=CLASSES, **changed):

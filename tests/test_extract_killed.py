@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from extracting import Extract, files, fill
-from killing import Drivers, Outcome, drivers
+from killing import Drivers, Outcome, drivers, first_and_last_of_each_kind
 
 EXTRACTS = {"parquet": Extract("parquet", "float16"), "tfrecord": Extract("tfrecord", "uint8")}
 SOAK = Path(__file__).parent / "soak" / "soak.py"
@@ -49,14 +49,15 @@ def number_of_last_plan(seen: list[tuple[str, str]]) -> int:
     return max(n for n in renames if seen[n][1].endswith("/plan.json"))
 
 
-def test_extract_killed_at_any_operation_ends_with_the_same_bytes(
+def test_extract_killed_at_every_kind_of_operation_ends_with_the_same_bytes(
     extract, clean, killers, tmp_path
 ):
     seen = killers.operations(extract, tmp_path / "seen")
     counts = Counter(what for what, _ in kept(seen))
     assert counts["os.rename"] >= 18, "two nodes: 3 shards with receipts, plan, check, manifest"
     assert min(counts[what] for what in ("open", "fsync", "write")) >= counts["os.rename"]
-    points = [[number] for number in range(len(seen))]
+    points = [[number] for number in first_and_last_of_each_kind(seen)]
+    assert {seen[number][0] for (number,) in points} == {what for what, _ in seen}
     outcomes = killers.kill_and_resume(extract, points, clean, tmp_path / "killed")
     assert outcomes == [Outcome(1, "")] * len(points)
 
@@ -68,7 +69,7 @@ def test_extract_killed_again_and_again_ends_with_the_same_bytes(extract, clean,
     assert sum(outcome.num_kills >= 2 for outcome in outcomes) >= 9
 
 
-def test_extract_overwrite_killed_at_any_operation_ends_as_a_fresh_one(
+def test_extract_overwrite_killed_at_every_kind_of_operation_ends_as_a_fresh_one(
     extract, clean, killers, tmp_path
 ):
     other = tmp_path / "other"  # of one format before both
@@ -78,8 +79,9 @@ def test_extract_overwrite_killed_at_any_operation_ends_as_a_fresh_one(
     removed = [number for number, (what, _) in enumerate(seen) if what == "os.remove"]
     last_plan = number_of_last_plan(seen)
     assert len([n for n in removed if n < last_plan]) >= 18, "all of both caches"
-    points = [[number] for number in range(last_plan + 10)]
-    points += [[number] for number in range(last_plan + 10, len(seen), 12)]
+    # Behind the new plans all goes on as it does without --overwrite.
+    points = [[number] for number in first_and_last_of_each_kind(seen[: last_plan + 10])]
+    points += [[number] for number in range(last_plan + 10, len(seen), 24)]
     outcomes = killers.kill_and_resume(anew, points, clean, tmp_path / "killed", other)
     assert outcomes == [Outcome(1, "")] * len(points)
 
@@ -92,7 +94,7 @@ def test_extract_overwrite_killed_and_started_without_it_mixes_nothing(
     anew = dataclasses.replace(extract, overwrite=True)
     seen = killers.operations(anew, tmp_path / "seen", other)
     last_plan = number_of_last_plan(seen)
-    points = [[number] for number in range(last_plan + 4)]
+    points = [[number] for number in first_and_last_of_each_kind(seen[: last_plan + 4])]
     folder = tmp_path / "killed"
     outcomes = killers.kill_and_resume(anew, points, clean, folder, other, then=[extract])
     says_so = [f"dtype float32, now {extract.dtype}" in outcome.fault for outcome in outcomes]

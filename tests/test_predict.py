@@ -27,6 +27,7 @@ from pipelines.training.checkpoints import Store
 from pipelines.training.step import compile_logits
 
 RUNS = ("pooled", "maps")
+pytestmark = pytest.mark.usefixtures("networks_once")
 
 
 def run(workspace: Path, name: str, *paths: Path, progress: Any = None, **settings: Any) -> dict:

@@ -10,6 +10,7 @@ import signal
 import pytest
 from begun import make_run, write_history
 from caches import lite0, make_cache
+from commands import invoke
 from drawn import points
 from processes import num_lines, started, tree, wait_until
 
@@ -20,6 +21,7 @@ from pipelines.progress import Silent
 
 SHORT = {"batch_size": 10, "epochs": 2, "learning_rate": 0.001}
 WNIDS = tuple(f"n{number:08d}" for number in range(1, 1001))
+pytestmark = pytest.mark.usefixtures("networks_once")
 
 
 def train(workspace, progress=None, **settings):
@@ -195,8 +197,7 @@ def test_train_tail_stopped_draws_what_there_is_and_ends_with_the_same_picture(t
     assert not (folder / "summary.json").exists()
     stopped = (folder / "training.png").read_bytes()
     for workspace in workspaces:
-        with started(workspace, *flags) as process:
-            _, said = process.communicate()
-            assert process.returncode == 0, said
+        result = invoke(*flags, "-C", workspace)
+        assert result.exit_code == 0, result.stderr
     one, other = (tree(workspace / "runs" / "avg_pool") for workspace in workspaces)
     assert one["training.png"] == other["training.png"] != stopped

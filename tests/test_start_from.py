@@ -23,6 +23,7 @@ SHAPES = {
     "block7a_expand_activation": (7, 7, 1152),
 }
 ROWS = {"train": 10, "val": 6, "test": 4}
+pytestmark = pytest.mark.usefixtures("networks_once")
 
 
 def train(workspace, node, progress=None, **settings):

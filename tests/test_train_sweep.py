@@ -17,6 +17,7 @@ from pipelines.progress import Silent
 
 SETTINGS = {"batch_size": 10, "epochs": 2, "learning_rate": 0.001}
 SWEEP = ("learning_rate=0.001,0.0001", "fusion=concat,mean")
+pytestmark = pytest.mark.usefixtures("networks_once")
 
 
 def train(workspace, progress=None, **settings):

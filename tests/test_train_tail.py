@@ -29,6 +29,7 @@ from pipelines.training.checkpoints import Store
 POOLED = (1280,)
 MAPS = "block7a_expand_activation"
 SHORT = {"batch_size": 10, "epochs": 2, "learning_rate": 0.001}
+pytestmark = pytest.mark.usefixtures("networks_once")
 
 
 def train(workspace, progress=None, seed=0, features="features", **settings):
@@ -285,17 +286,19 @@ def test_train_tail_run_of_an_earlier_version_raises_and_overwrite_replaces_it(p
         ManifestError, match=r"format version 1, this program reads 2; restore it, or tr"
     ):
         train(pooled)
-    assert train(pooled, overwrite=True)["num_steps"] > 0
+    assert train(pooled, overwrite=True, epochs=1)["num_steps"] > 0
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 2}'])
-def test_train_tail_run_that_cannot_be_read_raises_and_overwrite_replaces_it(pooled, text):
+def test_train_tail_run_that_cannot_be_read_raises_and_overwrite_replaces_it(pooled):
     run_dir = pooled / "runs" / "avg_pool"
     run_dir.mkdir(parents=True)
-    (run_dir / "run.json").write_text(text)
-    with pytest.raises(ManifestError, match=r"run\.json: .*restore it, or train the run again"):
-        train(pooled)
-    assert train(pooled, overwrite=True)["num_steps"] > 0
+    for text in ("[]", '{"format_version": 2}', "{"):
+        (run_dir / "run.json").write_text(text)
+        with pytest.raises(
+            ManifestError, match=r"run\.json: .*restore it, or train the run again"
+        ):
+            train(pooled)
+    assert train(pooled, overwrite=True, epochs=1)["num_steps"] > 0
 
 
 @pytest.mark.parametrize("name", ["latest.json", "a/b", "..", "a\nb", " a"])
@@ -346,7 +349,7 @@ def test_train_tail_pretrained_on_other_classes_raises_before_any_step(pooled, s
     ):
         train(pooled, **setting)
     assert not (pooled / "runs" / "avg_pool" / "run.json").exists()
-    assert train(pooled)["num_steps"] > 0  # the refused settings leave nothing in the way
+    assert train(pooled, epochs=1)["num_steps"] > 0  # the refused settings leave nothing in the way
 
 
 def test_train_tail_huge_learning_rate_raises_and_keeps_a_good_checkpoint(pooled):
