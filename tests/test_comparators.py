@@ -18,6 +18,7 @@ from pipelines.storage.cache import FeatureCache
 from pipelines.training import checkpoints
 from pipelines.training.checkpoints import Store
 
+pytestmark = pytest.mark.usefixtures("networks_once")
 BRANCHES = ("original", "q010", "q050")
 CONTROLS = ("original", "control_01", "control_02", "control_03")
 ROWS = {"train": 60, "val": 24, "test": 90}
@@ -43,7 +44,7 @@ def scores_by_hand(workspace, name, cache, branches, split="test"):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, networks_once):
     """A workspace with runs, and a cache of the control set; everything compared once."""
     workspace = tmp_path_factory.mktemp("compared")
     (workspace / "bottleneck.toml").write_text("")

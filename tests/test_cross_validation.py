@@ -17,6 +17,7 @@ from pipelines.config import EvalConfig, TrainTailConfig
 from pipelines.errors import ConfigError, SavedInterrupt
 from pipelines.progress import Silent
 
+pytestmark = pytest.mark.usefixtures("networks_once")
 BRANCHES = ("original", "q010", "q050")
 CONTROLS = ("original", "control_01", "control_02")
 ROWS = {"train": 40, "val": 20, "test": 40}
@@ -37,7 +38,7 @@ def judge(workspace, watch=None, **settings):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, networks_once):
     """A workspace with a run, and a cache of the control set; not to be changed."""
     workspace = tmp_path_factory.mktemp("folds")
     (workspace / "bottleneck.toml").write_text("")
