@@ -8,6 +8,7 @@ import signal
 
 import pytest
 from caches import lite0, make_cache
+from commands import invoke
 from processes import bottleneck, kill_when, num_lines, started, tree, wait_until
 
 from pipelines.training.checkpoints import Store
@@ -16,7 +17,7 @@ NODE, SHAPE = "block7a_project_bn", (7, 7, 320)
 # Ten steps for each model and an evaluation behind each: 22 lines of history in all.
 FLAGS = ("--batch-size", "5", "--epochs", "2", "--patience", "2", "--eval-every", "1")
 NUM_LINES = 11  # of one model
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("networks_once")]
 
 
 def make_workspace(workspace):
@@ -24,6 +25,12 @@ def make_workspace(workspace):
     rows = {"train": 23, "val": 16, "test": 4}
     make_cache(workspace / "features" / NODE, lite0(), SHAPE, rows=rows, noise=2.0)
     return workspace
+
+
+def train_to_the_end(workspace, *flags):
+    """Run the same command, in this process: nobody is going to kill it."""
+    result = invoke("train-tail", "-C", workspace, *FLAGS, *flags)
+    assert result.exit_code == 0, result.stderr
 
 
 def result_of(workspace):
@@ -59,15 +66,13 @@ def test_train_tail_killed_again_and_again_ends_with_the_same_bytes(undisturbed,
     for moment in moments:
         kill_when(lambda at=moment: num_lines(history) >= at, workspace, "train-tail", *FLAGS)
         assert not (workspace / "runs" / NODE / "summary.json").exists()
-    result = bottleneck(workspace, "train-tail", *FLAGS)
-    assert result.returncode == 0, result.stderr
+    train_to_the_end(workspace)
     assert result_of(workspace) == result_of(undisturbed)
 
 
 def test_train_tail_killed_before_its_first_checkpoint_starts_anew(undisturbed, workspace):
     kill_when((workspace / "runs" / NODE / "run.json").exists, workspace, "train-tail", *FLAGS)
-    result = bottleneck(workspace, "train-tail", *FLAGS, "--cache-memory", "0")
-    assert result.returncode == 0, result.stderr
+    train_to_the_end(workspace, "--cache-memory", "0")
     assert result_of(workspace) == result_of(undisturbed)
 
 
@@ -90,8 +95,7 @@ def test_train_tail_asked_to_end_saves_says_so_and_goes_on(undisturbed, workspac
     assert said, stderr
     store = Store.of(workspace / "runs" / NODE, said[1])
     assert store.kept().latest == int(said[2])
-    result = bottleneck(workspace, "train-tail", *FLAGS)
-    assert result.returncode == 0, result.stderr
+    train_to_the_end(workspace)
     assert result_of(workspace) == result_of(undisturbed)
 
 
