@@ -294,9 +294,7 @@ def test_train_tail_run_that_cannot_be_read_raises_and_overwrite_replaces_it(poo
     run_dir.mkdir(parents=True)
     for text in ("[]", '{"format_version": 2}', "{"):
         (run_dir / "run.json").write_text(text)
-        with pytest.raises(
-            ManifestError, match=r"run\.json: .*restore it, or train the run again"
-        ):
+        with pytest.raises(ManifestError, match=r"run\.json: .*restore it, or train the run again"):
             train(pooled)
     assert train(pooled, overwrite=True, epochs=1)["num_steps"] > 0
 
