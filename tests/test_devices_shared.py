@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from caches import lite0, make_cache
+from commands import invoke
 from processes import PROGRAM, bottleneck, num_lines
 
 from pipelines.training import checkpoints
@@ -25,7 +26,7 @@ NODE, SHAPE = "block7a_project_bn", (7, 7, 320)
 FLAGS = ("--batch-size", "10", "--epochs", "2", "--patience", "2", "--eval-every", "1")
 FLAGS += ("--learning-rate", "0.001")
 ENDS_WITHIN_S = 60
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("networks_once")]
 
 
 def make_workspace(workspace, num_train=21):
@@ -36,11 +37,21 @@ def make_workspace(workspace, num_train=21):
     return workspace
 
 
+def train_on_one_device(workspace, *flags):
+    """Train in this process, whose CPU is one device."""
+    result = invoke("train-tail", "-C", workspace, *FLAGS, *flags)
+    assert result.exit_code == 0, result.stderr
+
+
+def train_on_two_devices(workspace, *flags):
+    result = bottleneck(workspace, "train-tail", *FLAGS, "--devices", "cpu:2", *flags)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     workspace = make_workspace(tmp_path_factory.mktemp("alone"))
-    result = bottleneck(workspace, "train-tail", *FLAGS)
-    assert result.returncode == 0, result.stderr
+    train_on_one_device(workspace)
     return workspace
 
 
@@ -72,30 +83,28 @@ def assert_same_training(workspace, expected):
 
 def test_two_devices_of_one_machine_train_as_one(alone, tmp_path):
     workspace = make_workspace(tmp_path)
-    result = bottleneck(workspace, "train-tail", *FLAGS, "--devices", "cpu:2")
-    assert result.returncode == 0, result.stderr
+    train_on_two_devices(workspace)
     assert_same_training(workspace, alone)
     timings = (workspace / "runs" / NODE / "timings.jsonl").read_text(encoding="utf-8")
     assert json.loads(timings.splitlines()[-1])["num_devices"] == 2
 
 
 def test_two_devices_expand_sparse_maps_as_one(tmp_path):
-    for name, flags in (("one", ()), ("two", ("--devices", "cpu:2", "--expand", "device"))):
+    for name in ("one", "two"):
         workspace = tmp_path / name
         workspace.mkdir()
         (workspace / "bottleneck.toml").write_text("")
         made = {"dtype": "float16", "encoding": "sparse", "rows": {"train": 21, "val": 8}}
         make_cache(workspace / "features" / NODE, lite0(), SHAPE, **made)
-        result = bottleneck(workspace, "train-tail", *FLAGS, *flags)
-        assert result.returncode == 0, result.stderr
+    train_on_one_device(tmp_path / "one")
+    train_on_two_devices(tmp_path / "two", "--expand", "device")
     assert_same_training(tmp_path / "two", tmp_path / "one")
 
 
 def test_two_devices_share_the_statistics_of_a_batch(tmp_path):
-    for name, flags in (("one", ()), ("two", ("--devices", "cpu:2"))):
-        workspace = make_workspace(tmp_path / name, num_train=20)
-        result = bottleneck(workspace, "train-tail", *FLAGS, *flags, "--batch-norm", "batch")
-        assert result.returncode == 0, result.stderr
+    flags = ("--batch-norm", "batch")
+    train_on_one_device(make_workspace(tmp_path / "one", num_train=20), *flags)
+    train_on_two_devices(make_workspace(tmp_path / "two", num_train=20), *flags)
     assert_same_training(tmp_path / "two", tmp_path / "one")
 
 

@@ -41,6 +41,9 @@ FILES = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("networks_once")
+
+
 class Written(NamedTuple):
     """Both runs exported; not to be changed.
 
@@ -294,19 +297,19 @@ def test_export_command_takes_the_folder_from_where_it_runs(trained, tmp_path, m
 def test_export_of_inception_v3_gives_the_probabilities_of_predict(photos, tmp_path):
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    images = CompressConfig(images=str(photos), qualities=(30,), subsampling="4:4:4", limit=20)
+    images = CompressConfig(images=str(photos), qualities=(30,), subsampling="4:4:4", limit=12)
     compress.run(workspace, images, 0, Silent(), inline.open_crew)
-    cut = ExtractConfig(node=("mixed_10",), weights="none", batch_size=4, check_images=4)
+    cut = ExtractConfig(node=("mixed_10",), weights="none", batch_size=4, check_images=2)
     extract.run(workspace, cut, 3, Silent(), inline.open_crew)
     config = TrainTailConfig(
-        run="a", batch_size=7, epochs=1, gradients="all", fusion="original_mean", learning_rate=0.02
+        run="a", batch_size=4, epochs=1, gradients="all", fusion="original_mean", learning_rate=0.02
     )
     train_tail.run(workspace, workspace / "features", config, 3, Silent())
     best = Store.of(workspace / "runs" / "a", "topology").best
     arrays, state = checkpoints.load(best)
     arrays["head/kernel"] *= 500  # of random weights all images are much alike
     checkpoints.save(best, arrays.items(), state)
-    paths = write_images(tmp_path / "images")
+    paths = write_images(tmp_path / "images")[::3]
     run(workspace, "a", tmp_path / "a")
     predicted = predicted_by(workspace, "a", paths)
     assert np.ptp(predicted, axis=0).max() > 0.01

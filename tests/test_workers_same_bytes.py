@@ -28,7 +28,7 @@ from pipelines.storage import locks
 
 SET = "variants/jpeg"
 NUM_SHARDS = 6
-ORDERS = ([0, 1, 2], [2, 0, 2, 1], [1, 1, 2, 1, 0, 0])
+ORDERS = ([2, 0, 2, 1], [1, 1, 0, 2, 2])
 ROWS = {"train": 90, "val": 21}  # more than the 64 that are probed
 EXTRACTS = {
     "parquet": Extract("parquet", "float16", shards=7, batch_size=12, rows=ROWS),
@@ -191,7 +191,7 @@ def test_extract_share_killed_at_random_and_started_again_writes_the_same(
         extract_command(tmp_path, extract, 1, Share(i, 2), pause_s=0.1) for i in (0, 1)
     )
     rng = random.Random(5)
-    for _ in range(4):
+    for _ in range(2):
         with started(first) as start:
             wait_until(lambda: any(tmp_path.glob("*/.lock.plan")) or start.process.poll())
             with contextlib.suppress(subprocess.TimeoutExpired):
