@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from pipelines.analysis.naming import ordered
 from pipelines.reporting import sections, words
 from pipelines.reporting.gallery import Gallery
 from pipelines.reporting.results import Results
@@ -141,6 +142,7 @@ def _environment() -> jinja2.Environment:
     ):
         environment.filters[name] = getattr(words, name)
     environment.filters["comparator"] = words.comparator
+    environment.filters["in_order"] = ordered
     environment.filters["named"] = sections.named
     return environment
 
