@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from pipelines.networks.topology import Design
 from pipelines.runs import Run
 from pipelines.storage import content, set_folders
 from pipelines.storage.cache import FeatureCache, find_folder
+from pipelines.storage.fingerprint import check_same
 from pipelines.storage.variants import ORIGINAL
 from pipelines.train_runs import Ask, Start
 from pipelines.training.checkpoints import Store
 
+_logger = logging.getLogger(__name__)
 AUTO, ALL, MEAN, RUNS = "auto", "all", "mean", "runs"
 WORDS = (AUTO, ALL, MEAN, RUNS, COPIES, CONTROL)
 
@@ -60,7 +63,7 @@ def choose(workspace_dir: Path, name: str, described: Run, asked: Sequence[str])
     others = _others(workspace_dir, name, described)
     named = [word for word in asked if word not in WORDS]
     for other in named:
-        _check_named(workspace_dir, other, described, others)
+        _check_named(workspace_dir, name, other, described)
     is_all, is_auto = ALL in words, AUTO in words
     is_control = described.copies > 0 or is_of_control(described)
     for word in (COPIES, CONTROL):
@@ -70,15 +73,14 @@ def choose(workspace_dir: Path, name: str, described: Run, asked: Sequence[str])
                 "control of",
                 is_usage=True,
             )
-    trained = {word: _is_there(workspace_dir, name, word) for word in (COPIES, CONTROL)}
-    has = {
-        word: not is_control and (word in words or is_all or (is_auto and trained[word]))
-        for word in (COPIES, CONTROL)
-    }
+    has = {word: not is_control and (word in words or is_all) for word in (COPIES, CONTROL)}
+    if is_auto and not is_control:
+        for word in has:
+            has[word] = has[word] or _is_there(workspace_dir, name, described, word)
     takes_runs = bool({AUTO, ALL, RUNS} & words)
     return Chosen(
         bool({AUTO, ALL, MEAN} & words) and len(described.branches) > 1,
-        tuple(other for other in others if takes_runs or other in named),
+        tuple(dict.fromkeys([*(others if takes_runs else ()), *named])),
         has[COPIES],
         has[CONTROL],
         is_all or bool({COPIES, CONTROL} & words),
@@ -149,44 +151,73 @@ def control_name(name: str, word: str) -> str:
     return f"{name}-{word}"
 
 
-def control_settings(described: Run, word: str, branches: Sequence[str]) -> dict[str, Any]:
-    """Return what of a run's settings is another in its control.
+@dataclass(frozen=True)
+class Control:
+    """How a control of a run is trained.
+
+    Attributes:
+        ask: its name and settings.
+        cache: that it reads.
+    """
+
+    ask: Ask
+    cache: FeatureCache
+
+
+def control_of(workspace_dir: Path, name: str, described: Run, word: str) -> Control:
+    """Say how a run's control is trained: with the run's settings, but for what it controls.
+
+    Args:
+        workspace_dir: the workspace.
+        name: of the run.
+        described: what it is.
+        word: `COPIES` or `CONTROL`.
+
+    Raises:
+        ManifestError: a cache is missing, or not the one that goes with the run's.
+        ConfigError: the control set has fewer versions than the run has branches.
+    """
+    cache = FeatureCache(find_folder(workspace_dir / described.features_dir, described.node))
+    changed: dict[str, Any] = {"branches": (ORIGINAL,), "copies": len(described.branches)}
+    if word == CONTROL:
+        cache = control_cache(workspace_dir, described, cache)
+        taken = control_branches(described, cache.layout.branches)
+        if len(taken) < len(described.branches):
+            raise ConfigError(
+                f"--compare {CONTROL}: run {name} has {len(described.branches)} branches, and "
+                f"{cache.path} only {len(taken)}; leave it out, or train a run of fewer --branches"
+            )
+        changed = {"branches": taken}
+    changed["start_from"] = control_name(described.parent, word) if described.parent else ""
+    config = run_folder.settings_of(described).model_copy(update=changed)
+    return Control(Ask(control_name(name, word), config), cache)
+
+
+def control_branches(described: Run, branches: Sequence[str]) -> tuple[str, ...]:
+    """Return as many branches of the control set as a run has, with the original where it has it.
 
     Args:
         described: the run.
-        word: `COPIES` or `CONTROL`.
-        branches: of the control set's cache; as many are taken as the run has.
+        branches: of the control set's cache.
     """
-    if word == COPIES:
-        return {"branches": (ORIGINAL,), "copies": len(described.branches)}
     others = [branch for branch in branches if branch != ORIGINAL]
-    num = len(described.branches) - (ORIGINAL in described.branches)
-    taken = others[:num]
-    return {"branches": (ORIGINAL, *taken) if ORIGINAL in described.branches else tuple(taken)}
+    has_original = ORIGINAL in described.branches
+    taken = others[: len(described.branches) - has_original]
+    return (ORIGINAL, *taken) if has_original else tuple(taken)
 
 
 def _train_control(start: Start, name: str, described: Run, word: str) -> None:
+    workspace_dir = start.workspace_dir
     if described.parent:  # a control of a chain is a chain of controls
-        parent = runs.read(start.workspace_dir, described.parent)
+        parent = runs.read(workspace_dir, described.parent)
         _train_control(start, described.parent, parent, word)
-    if _is_there(start.workspace_dir, name, word):
+    control = control_of(workspace_dir, name, described, word)
+    if _is_trained(workspace_dir, name, described, control):
         return
-    settings = run_folder.settings_of(described)
-    features_dir = start.workspace_dir / described.features_dir
-    branches: tuple[str, ...] = ()
-    if word == CONTROL:
-        cache = FeatureCache(find_folder(features_dir, described.node))
-        control = control_cache(start.workspace_dir, described, cache)
-        features_dir, branches = control.path.parent, control.layout.branches
-    config = settings.model_copy(
-        update={
-            **control_settings(described, word, branches),
-            "start_from": control_name(described.parent, word) if described.parent else "",
-        }
-    )
-    own = control_name(name, word)
+    own = control.ask.run
     start.progress.say(f"training the control run {own}, with the settings of run {name}")
-    replace(start, features_dir=features_dir, seed=described.seed).train([Ask(own, config)])
+    features_dir = control.cache.path.parent
+    replace(start, features_dir=features_dir, seed=described.seed).train([control.ask])
 
 
 def is_of_control(described: Run) -> bool:
@@ -194,14 +225,42 @@ def is_of_control(described: Run) -> bool:
     return set_folders.settings_of(described.features_dir)[1] == CONTROL
 
 
-def _is_there(workspace_dir: Path, name: str, word: str) -> bool:
-    """Tell whether a run's control is trained."""
+def _is_there(workspace_dir: Path, name: str, described: Run, word: str) -> bool:
+    """Tell whether a run's control is trained; one that does not go with it is told, and left."""
     own = control_name(name, word)
-    with contextlib.suppress(PipelineError):
-        runs.read(workspace_dir, own)
-        runs.check_finished(workspace_dir, own)
-        return True
-    return False
+    if not (runs.folder_of(workspace_dir, own) / runs.RUN).exists():
+        return False
+    try:
+        control = control_of(workspace_dir, name, described, word)
+        return _is_trained(workspace_dir, name, described, control)
+    except PipelineError as error:
+        _logger.warning("run %s is left out: %s", own, error)
+        return False
+
+
+def _is_trained(workspace_dir: Path, name: str, described: Run, control: Control) -> bool:
+    """Tell whether a control is trained, of the run as it is now.
+
+    Raises:
+        ManifestError: a run of its name is something else.
+        TrainingError: the control that it starts from is not there.
+    """
+    own = control.ask.run
+    run_dir = runs.folder_of(workspace_dir, own)
+    if not (run_dir / runs.RUN).exists():
+        return False
+    there = runs.read(workspace_dir, own)
+    expected = run_folder.describe(
+        workspace_dir,
+        control.cache.path.parent,
+        control.cache,
+        own,
+        control.ask.config,
+        described.seed,
+    )
+    mend = f"no control of run {name} as that is now; delete {run_dir}, and eval trains it anew"
+    check_same(there.fingerprint, expected.fingerprint, run_dir, mend)
+    return (run_dir / runs.SUMMARY).exists()
 
 
 def _others(workspace_dir: Path, name: str, described: Run) -> list[str]:
@@ -228,11 +287,14 @@ def _goes_with(workspace_dir: Path, other: str, described: Run) -> bool:
     return False
 
 
-def _check_named(workspace_dir: Path, other: str, described: Run, others: Sequence[str]) -> None:
-    if other in others:
-        return
+def _check_named(workspace_dir: Path, name: str, other: str, described: Run) -> None:
+    for word in (COPIES, CONTROL):
+        if other == control_name(name, word):
+            raise ConfigError(f"--compare {other}: is a control; give {word}", is_usage=True)
+    if other == name:
+        raise ConfigError(f"--compare {other}: is the run itself; leave it out", is_usage=True)
     if not (runs.folder_of(workspace_dir, other) / runs.RUN).exists():
-        known = ", ".join([*WORDS, *others])
+        known = ", ".join([*WORDS, *_others(workspace_dir, name, described)])
         raise ConfigError(
             f"--compare {other}: neither a word for what to compare nor a run; there are {known}",
             is_usage=True,

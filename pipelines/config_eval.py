@@ -63,3 +63,13 @@ class EvalConfig(Table):
     def reported_split(self) -> str:
         """The images to report on."""
         return "test" if self.is_honest else "val"
+
+    def command(self, run: str) -> list[str]:
+        """Return the words of the command that judges a run like this."""
+        words = ["bottleneck", "eval", "--run", run]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in ("run", "output") and value != field.default:
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words += [f"--{name.replace('_', '-')}", shown]
+        return words

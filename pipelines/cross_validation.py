@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import comparators, run_folder, runs
-from pipelines.analysis.naming import BRANCH, CONTROL, COPIES, DEFAULT, RUN, TOPOLOGY
-from pipelines.comparators import Chosen
+from pipelines import comparators, runs
+from pipelines.analysis.naming import BRANCH, DEFAULT, TOPOLOGY
+from pipelines.comparators import Control
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.evaluation import figures, fold_figures, folds, predictions
 from pipelines.evaluation.figures import Asked
@@ -23,152 +23,16 @@ from pipelines.evaluation.fold_figures import Judged
 from pipelines.evaluation.folds import TEST, TRAIN, Fold, FoldedCache
 from pipelines.evaluation.scoring import Party
 from pipelines.evaluation.tally import Tally
+from pipelines.fold_plans import Entry, Plan
 from pipelines.judged import Judging
 from pipelines.progress import Progress, Silent
-from pipelines.runs import Run
 from pipelines.storage import atomic, locks, parquet
-from pipelines.storage.cache import FeatureCache, find_folder
+from pipelines.storage.cache import FeatureCache
 from pipelines.storage.fingerprint import digest
 from pipelines.storage.variants import ORIGINAL
-from pipelines.train_runs import Ask, Start
+from pipelines.train_runs import Start
 
-FOLDS = "folds"
 _VAL_SHARE = 0.15  # where the images' own splits have no val
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model that is trained in every fold.
-
-    Attributes:
-        called: its name among the comparators.
-        run: the run whose settings it has; its own name in the folds.
-        chain: the runs it starts from, the first one first, and then itself.
-        features_dir: the folder of the caches that they read.
-    """
-
-    called: str
-    run: str
-    chain: tuple[Ask, ...]
-    features_dir: Path
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained and judged in folds.
-
-    Attributes:
-        workspace_dir: the workspace.
-        name: of the run that is judged.
-        described: what it is.
-        entries: the models, the run's own first.
-        cache: of the run.
-        control: the same of the control set, where it takes part.
-        has_mean: whether the mean of the default model's scores takes part.
-        num_folds: parts.
-        seeds: of the divisions, and of the starts.
-        is_honest: select on other images than are reported on.
-    """
-
-    workspace_dir: Path
-    name: str
-    described: Run
-    entries: tuple[Entry, ...]
-    cache: FeatureCache
-    control: FeatureCache | None
-    has_mean: bool
-    num_folds: int
-    seeds: tuple[int, ...]
-    is_honest: bool
-
-    @property
-    def folder(self) -> Path:
-        """Where the folds lie."""
-        kind = "" if self.is_honest else "-val"
-        return runs.folder_of(self.workspace_dir, self.name) / f"{FOLDS}{kind}"
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """What the results of a fold follow from, beside its seed and number."""
-        return {
-            "cache": digest(self.cache.fingerprint),
-            "control": None if self.control is None else digest(self.control.fingerprint),
-            "num_folds": self.num_folds,
-            "is_honest": self.is_honest,
-            "has_mean": self.has_mean,
-            "entries": {
-                one.called: [ask.config.model_dump(mode="json") for ask in one.chain]
-                for one in self.entries
-            },
-        }
-
-
-def make_plan(
-    workspace_dir: Path,
-    name: str,
-    described: Run,
-    chosen: Chosen,
-    control: FeatureCache | None,
-    num_folds: int,
-    seeds: tuple[int, ...],
-    is_honest: bool,
-) -> Plan:
-    """Plan what is trained in every fold; see `Plan` for the arguments.
-
-    Raises:
-        ManifestError: the run's cache is gone or was made anew with other settings.
-        TrainingError: a run that one of them starts from is gone.
-    """
-    features_dir = workspace_dir / described.features_dir
-    cache = FeatureCache(find_folder(features_dir, described.node))
-    own = _chain(workspace_dir, name)
-    entries = [Entry(TOPOLOGY, name, _asks(own), features_dir)]
-    for other in chosen.others:
-        asks = _asks(_chain(workspace_dir, other))
-        entries.append(Entry(f"{RUN}{other}", other, asks, features_dir))
-    if chosen.copies:
-        entries.append(_control(own, COPIES, (), features_dir))
-    if chosen.control and control is not None:
-        branches = control.layout.branches
-        entries.append(_control(own, CONTROL, branches, control.path.parent))
-    return Plan(
-        workspace_dir,
-        name,
-        described,
-        tuple(entries),
-        cache,
-        control,
-        chosen.has_mean,
-        num_folds,
-        seeds,
-        is_honest,
-    )
-
-
-def _chain(workspace_dir: Path, name: str) -> list[tuple[str, Run]]:
-    """Return a run behind those that it starts from."""
-    found: list[tuple[str, Run]] = []
-    while name:
-        run = runs.read(workspace_dir, name)
-        found.append((name, run))
-        name = run.parent
-    return found[::-1]
-
-
-def _asks(chain: list[tuple[str, Run]]) -> tuple[Ask, ...]:
-    return tuple(Ask(name, run_folder.settings_of(run)) for name, run in chain)
-
-
-def _control(
-    chain: list[tuple[str, Run]], word: str, branches: tuple[str, ...], features_dir: Path
-) -> Entry:
-    asks = []
-    for name, run in chain:
-        changed = comparators.control_settings(run, word, branches)
-        parent = comparators.control_name(run.parent, word) if run.parent else ""
-        config = run_folder.settings_of(run).model_copy(update={**changed, "start_from": parent})
-        asks.append(Ask(comparators.control_name(name, word), config))
-    return Entry(word, asks[-1].run, tuple(asks), features_dir)
 
 
 def run(plan: Plan, asked: Asked, start: Start, progress: Progress) -> dict[str, Any]:
@@ -196,9 +60,8 @@ def run(plan: Plan, asked: Asked, start: Start, progress: Progress) -> dict[str,
     ]
     _check_batches(plan, every)
     atomic.make_folder(plan.folder)
-    caches = [plan.cache, *([] if plan.control is None else [plan.control])]
     with locks.hold(plan.folder.parent) as lock, contextlib.ExitStack() as stack:
-        marks = [mark for one in caches for mark in stack.enter_context(locks.reading(one.path))]
+        marks = [m for path in plan.caches for m in stack.enter_context(locks.reading(path))]
         check = partial(locks.check_all, [lock, *marks])
         atomic.sweep(plan.folder)
         left = [fold for fold in every if not _is_done(plan, fold)]
@@ -219,7 +82,7 @@ def _check_batches(plan: Plan, every: Sequence[Fold]) -> None:
     """
     num_images = min(len(fold.rows[TRAIN]) for fold in every)
     for entry in plan.entries:
-        for ask in entry.chain:
+        for ask in (run.ask for run in entry.chain):
             if ask.config.batch_size > num_images:
                 raise ConfigError(
                     f"--folds {plan.num_folds}: leaves {num_images} images to learn from, and run "
@@ -254,17 +117,17 @@ class _FoldAtWork:
                 shutil.rmtree(stale)
         atomic.make_folder(self.folder)
         for entry in self.plan.entries:
-            for ask in entry.chain:
-                self._start(entry).train([ask])
+            for run in entry.chain:
+                self._start(entry, run).train([run.ask])
             progress.advance(1)
         self._judge()
         shutil.rmtree(self.folder)
 
-    def _start(self, entry: Entry) -> Start:
+    def _start(self, entry: Entry, run: Control) -> Start:
         return replace(
             self.start,
             workspace_dir=self.folder,
-            features_dir=entry.features_dir,
+            features_dir=run.cache.path.parent,
             seed=self.fold.seed,
             open_cache=partial(FoldedCache, fold=self.fold),
             # The default model is the same for all; a chain asks for its own.
@@ -285,7 +148,7 @@ class _FoldAtWork:
             for model in ((TOPOLOGY, DEFAULT) if entry.called == TOPOLOGY else (TOPOLOGY,))
         }
         topology, default, *others = contestants.values()
-        party = Party(topology, default, tuple(others), plan.has_mean)
+        party = Party(topology, default, tuple(others), plan.has_mean, plan.control_branches)
         cache = FoldedCache(plan.cache.path, self.fold)
         control = None if plan.control is None else FoldedCache(plan.control.path, self.fold)
         judging = Judging(plan.workspace_dir, plan.described, party, cache, control, TEST)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import comparators, cross_validation, judged, runs
+from pipelines import comparators, cross_validation, fold_plans, judged, runs
 from pipelines.comparators import ALL, AUTO, Chosen
 from pipelines.config import EvalConfig
 from pipelines.config_eval import HONEST, THESIS
-from pipelines.cross_validation import Plan
 from pipelines.errors import ConfigError, ManifestError, PipelineError, SavedInterrupt
 from pipelines.evaluation import figures, image_lists
+from pipelines.fold_plans import Plan
 from pipelines.judged import Judging
 from pipelines.progress import Progress, Silent
 from pipelines.runs import Run
@@ -63,24 +63,30 @@ def run(
     runs.check_finished(workspace_dir, name)
     top_k = judged.choose_top_k(config.top_k, len(described.classes))
     chosen = comparators.choose(workspace_dir, name, described, config.compare)
+    cache, control = _caches(workspace_dir, described, chosen, config)
     if config.folds:
-        _, control = _caches(workspace_dir, described, chosen, config)
         seeds = tuple(range(seed, seed + config.seeds))
-        plan = cross_validation.make_plan(
+        plan = fold_plans.make_plan(
             workspace_dir, name, described, chosen, control, config.folds, seeds, config.is_honest
         )
-        return _judge_in_folds(plan, top_k, progress, watch)
+        return _judge_in_folds(plan, top_k, config.command(name), progress, watch)
+    split = config.reported_split
+    if not cache.num_rows(split):
+        raise ConfigError(f"{cache.path}: no images in split {split}; choose another with --split")
     if chosen.is_training:
         _train_controls(workspace_dir, name, described, chosen, progress, watch)
-    judging = _open(workspace_dir, name, described, chosen, config)
-    files = Files.of(runs.folder_of(workspace_dir, name), "" if config.is_honest else "-val")
+    run_dir = runs.folder_of(workspace_dir, name)
+    party = judged.open_party(workspace_dir, name, described, chosen, run_dir, control)
+    judging = Judging(workspace_dir, described, party, cache, control, split)
+    files = Files.of(run_dir, "" if config.is_honest else "-val")
     made = _made_from(judging, seed, top_k)
     if files.are_there:
         results = atomic.read_json(files.results)
         if isinstance(results, dict) and made.items() <= results.items():
             progress.say(f"nothing to do: run {name} is judged")
             return results
-    return _judge(judging, files, made, config.is_honest, progress, images_dir)
+    command = [*config.command(name), "--seed", str(seed)]
+    return _judge(judging, files, {**made, "command": command}, progress, images_dir)
 
 
 @dataclass(frozen=True)
@@ -112,19 +118,6 @@ class Files:
         return all(path.exists() for path in (self.results, self.predictions, self.images))
 
 
-def _open(
-    workspace_dir: Path, name: str, described: Run, chosen: Chosen, config: EvalConfig
-) -> Judging:
-    """Find the models and open the caches; nothing is loaded yet."""
-    run_dir = runs.folder_of(workspace_dir, name)
-    party = judged.open_party(workspace_dir, name, described, chosen, run_dir)
-    cache, control = _caches(workspace_dir, described, chosen, config)
-    split = config.reported_split
-    if not cache.num_rows(split):
-        raise ConfigError(f"{cache.path}: no images in split {split}; choose another with --split")
-    return Judging(workspace_dir, described, party, cache, control, split)
-
-
 def _caches(
     workspace_dir: Path, described: Run, chosen: Chosen, config: EvalConfig
 ) -> tuple[FeatureCache, FeatureCache | None]:
@@ -143,12 +136,16 @@ def _caches(
 
 
 def _judge_in_folds(
-    plan: Plan, top_k: tuple[int, ...], progress: Progress, watch: Watch
+    plan: Plan,
+    top_k: tuple[int, ...],
+    command: list[str],
+    progress: Progress,
+    watch: Watch,
 ) -> dict[str, Any]:
     """Train and judge in folds; what is done is kept in the run's folder."""
     workspace_dir, name, described = plan.workspace_dir, plan.name, plan.described
     seed, is_honest = plan.seeds[0], plan.is_honest
-    others = [(one.called, one.run, one.chain[-1].config.fusion) for one in plan.entries[1:]]
+    others = [(one.called, one.run, one.chain[-1].ask.config.fusion) for one in plan.entries[1:]]
     asked = judged.ask(described, name, others, top_k, seed)
     start = Start(
         workspace_dir,
@@ -168,6 +165,7 @@ def _judge_in_folds(
         "run": name,
         "split": "all",
         "seed": seed,
+        "command": [*command, "--seed", str(seed)],
         **_describe(described, is_honest),
         **found,
         **judged.verdict(found, is_honest),
@@ -210,12 +208,11 @@ def _judge(
     judging: Judging,
     files: Files,
     made: dict[str, Any],
-    is_honest: bool,
     progress: Progress,
     images_dir: Path | None,
 ) -> dict[str, Any]:
     """Judge, and write: what the results speak of first, the results last."""
-    described = judging.described
+    described, is_honest = judging.described, judging.split == "test"
     caches = [judging.cache, *([judging.control] if judging.control is not None else [])]
     with locks.hold(files.results.parent) as lock, contextlib.ExitStack() as stack:
         marks = [mark for one in caches for mark in stack.enter_context(locks.reading(one.path))]
@@ -223,6 +220,8 @@ def _judge(
         def check() -> None:
             locks.check_all([lock, *marks])
 
+        check()
+        files.results.unlink(missing_ok=True)  # they speak of what is now replaced
         tally = judging.tally(files.predictions, progress, check)
         names = (judging.branches, described.classes)
         image_lists.write(files.images, files.predictions, *names, images_dir, check)

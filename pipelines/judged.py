@@ -119,7 +119,12 @@ def ask(
 
 
 def open_party(
-    workspace_dir: Path, name: str, described: Run, chosen: Chosen, run_dir: Path
+    workspace_dir: Path,
+    name: str,
+    described: Run,
+    chosen: Chosen,
+    run_dir: Path,
+    control: FeatureCache | None,
 ) -> Party:
     """Find the checkpoints of all models that are compared.
 
@@ -129,6 +134,7 @@ def open_party(
         described: what it is.
         chosen: what it is compared with.
         run_dir: its folder.
+        control: cache of the control set, where it takes part.
 
     Raises:
         TrainingError: a run is not finished, or its checkpoint is missing.
@@ -149,6 +155,7 @@ def open_party(
         comparators.of_run(name, described, run_dir, DEFAULT, DEFAULT),
         tuple(found),
         chosen.has_mean,
+        comparators.control_branches(described, control.layout.branches) if control else (),
     )
 
 
@@ -171,8 +178,11 @@ def choose_top_k(asked: tuple[int, ...], num_classes: int) -> tuple[int, ...]:
 def verdict(found: dict[str, Any], is_honest: bool) -> dict[str, str]:
     """Say what figures mean: `verdict`, a sentence or two, and `verdict_kind`."""
     own, against = found["comparators"][TOPOLOGY], found["against"]
+    # What is said of controls goes by the p that is corrected for all that it is held against.
     controls = {
-        text: _difference(against[name]) for name, text in _CONTROLS.items() if name in against
+        text: Difference(against[name]["difference"], against[name]["holm_p"])
+        for name, text in _CONTROLS.items()
+        if name in against
     }
     finding = Finding(
         _difference(own),

@@ -165,7 +165,7 @@ class Start:
         return fits.train("default", self.watch)
 
     def _draw_missing(self, run: Opened) -> None:
-        if replicas.hosts().index == 0:
+        if self.has_pictures and replicas.hosts().index == 0:
             run_pictures.draw(self.workspace_dir, run.name, run.check, only_missing=True)
 
     def configure(self, config: TrainTailConfig) -> Replicas:
@@ -184,7 +184,7 @@ class Start:
     def _load(self, cache: FeatureCache, config: TrainTailConfig) -> backbones.Backbone:
         """Load the network, once; refuse settings that do not go with it."""
         self.configure(config)
-        key = str(cache.fingerprint["weights_sha256"])
+        key = f"{cache.fingerprint['weights_sha256']} {config.precision}"
         if key not in self._backbones:
             weights_dir = self.weights_dir or self.workspace_dir
             self._backbones[key] = models.load_backbone(cache, weights_dir)

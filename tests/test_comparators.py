@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -27,7 +28,7 @@ MADE = {"classes": tuple("abcdefg"), "rows": ROWS, "noise": 4.0, "labels_seed": 
 
 
 def train(workspace, **settings):
-    config = TrainTailConfig(**{**TRAIN, **settings})
+    config = TrainTailConfig(**{"node": "avg_pool", **TRAIN, **settings})
     train_tail.run(workspace, workspace / "features", config, 0, Silent())
 
 
@@ -93,7 +94,7 @@ def test_accuracies_of_comparators_are_those_computed_by_hand(whole):
     of_branches, _, _ = read_split(cache, "test")
     mean = (of_branches @ default["head/kernel"] + default["head/bias"]).mean(axis=1)
     assert found["mean_logits"]["top1"] == np.mean(mean.argmax(axis=1) == labels)
-    every, _, _ = read_split(control, "test")
+    every, _, _ = read_split(control, "test", list(CONTROLS[:3]))  # as many as the run has
     of_controls = every @ default["head/kernel"] + default["head/bias"]
     is_right = of_controls.argmax(axis=2) == labels[:, np.newaxis]
     assert results["oracle"]["control_top1"] == is_right.any(axis=1).mean()
@@ -186,9 +187,11 @@ def test_compare_with_a_word_that_is_nothing_raises_listing_what_there_is(worksp
 
 
 def test_compare_with_a_run_of_another_cache_raises(workspace):
-    make_cache(workspace / "features" / "other", lite0(), (1280,), seed=3, **MADE)
-    with pytest.raises(ConfigError, match=r"--compare main-control: reads another cache"):
-        judge(workspace, "main-control")
+    make_cache(workspace / "others" / "avg_pool", lite0(), (1280,), seed=3, **MADE)
+    config = TrainTailConfig(**{**TRAIN, "run": "elsewhere", "epochs": 1})
+    train_tail.run(workspace, workspace / "others", config, 0, Silent())
+    with pytest.raises(ConfigError, match=r"--compare elsewhere: reads another cache"):
+        judge(workspace, "elsewhere")
 
 
 def test_compare_with_a_run_that_is_not_finished_raises(workspace):
@@ -206,12 +209,63 @@ def test_compare_a_control_with_controls_raises(workspace):
     assert list(results["branches"]) == list(CONTROLS[:3])
 
 
-def test_control_settings_take_as_many_versions_as_the_run_has(whole):
+def test_control_branches_are_as_many_as_the_runs(whole):
     run = runs.read(whole[0], "main")
-    found = comparators.control_settings(run, "control", ("original", "control_01"))
-    assert found == {"branches": ("original", "control_01")}
-    found = comparators.control_settings(run, "copies", ())
-    assert found == {"branches": ("original",), "copies": 3}
+    assert comparators.control_branches(run, CONTROLS) == CONTROLS[:3]
+    alone = dataclasses.replace(run, branches=("q010", "q050"))
+    assert comparators.control_branches(alone, CONTROLS) == ("control_01", "control_02")
+
+
+def test_control_of_a_run_with_more_branches_than_the_set_has_raises(workspace):
+    run = runs.read(workspace, "main")
+    wide = dataclasses.replace(run, branches=(*BRANCHES, "q060", "q070"))
+    with pytest.raises(ConfigError, match=r"has 5 branches, and .*avg_pool only 4"):
+        comparators.control_of(workspace, "main", wide, "control")
+
+
+def test_controls_of_the_run_as_it_was_are_left_out_and_not_taken_for_its_own(
+    workspace, notes, caplog
+):
+    train(workspace, run="main", overwrite=True, epochs=1)
+    found = judge(workspace)["comparators"]
+    assert not {"copies", "control"} & set(found)
+    assert "run main-copies is left out" in caplog.text
+    assert "made with epochs 2, now 1" in caplog.text
+    message = r"made with epochs 2, now 1; no control of run main as that is now; delete .*-copies"
+    with pytest.raises(ManifestError, match=message):
+        judge(workspace, "copies")
+
+
+def test_run_of_a_controls_name_is_no_control(workspace):
+    shutil.rmtree(workspace / "runs" / "main-control")
+    train(workspace, run="main-control", epochs=1)
+    found = judge(workspace)["comparators"]
+    assert "control" not in found
+    with pytest.raises(ManifestError, match="no control of run main as that is now"):
+        judge(workspace, "control")
+
+
+def test_auto_without_the_control_sets_cache_goes_on_without_it(workspace):
+    shutil.rmtree(workspace / "features-control")
+    found = judge(workspace)["comparators"]
+    assert "copies" in found
+    assert not {"control", "control_mean_logits"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("main-copies", "is a control; give copies"), ("main", "is the run itself; leave it out")],
+)
+def test_compare_with_its_own_control_by_name_raises(workspace, name, words):
+    with pytest.raises(ConfigError, match=f"--compare {name}: {words}"):
+        judge(workspace, name)
+
+
+def test_compare_with_the_control_of_another_run_by_name(workspace):
+    settings = {"branches": ("original",), "copies": 3, "epochs": 1}
+    train(workspace, run="other-copies", **settings)
+    assert "run_other-copies" not in judge(workspace)["comparators"]
+    assert "run_other-copies" in judge(workspace, "other-copies")["comparators"]
 
 
 def test_scores_that_are_no_numbers_raise_naming_run_and_image(workspace):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_EQUAL = 1e-12  # values closer to each other than this are the same
+
 
 @dataclass(frozen=True)
 class FoldDifference:
@@ -75,8 +77,8 @@ def over_folds(differences: np.ndarray, test_share: float, level: float = 0.95) 
     and Bengio, Machine Learning 52, 2003; for folds repeated with several seeds: Bouckaert and
     Frank, PAKDD 2004). J counts the values, and s^2 is their sample variance.
 
-    Where all values are equal, the interval has no width, and p is what it tends to: 0.0, or 1.0
-    for values of 0. One value alone has neither interval nor p.
+    Where all values are equal, as with few folds of few images they may well be, they say nothing
+    of their spread: there is neither interval nor p then, and none of one value alone.
 
     Args:
         differences: float, (seed, fold), differences of two shares in -1..1, one each of models
@@ -99,11 +101,8 @@ def over_folds(differences: np.ndarray, test_share: float, level: float = 0.95) 
         raise ValueError(f"test_share is {test_share}, expected a share between 0 and 1")
     _check_level(level)
     mean = float(values.mean())
-    if values.size == 1:
-        return FoldDifference(mean, None, None, None)
-    if values.min() == values.max():  # a mean of equal values may be off by rounding
-        mean = float(values[0])
-        return FoldDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    if float(np.ptp(values)) < _EQUAL:  # differences of shares are off by rounding
+        return FoldDifference(float(np.median(values)), None, None, None)
     degrees = values.size - 1
     factor = 1 / values.size + test_share / (1 - test_share)
     error = math.sqrt(factor * float(values.var(ddof=1)))

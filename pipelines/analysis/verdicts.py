@@ -65,7 +65,8 @@ def sentence(found: Finding) -> str:
             f"Among {found.num_comparisons} comparisons one such by luck is not rare "
             f"(p = {_p(found.corrected_p)} corrected for all of them)."
         )
-    said += [_control(what, lead) for what, lead in found.controls.items()]
+    is_better = found.kind == BETTER
+    said += [_control(what, lead, is_better) for what, lead in found.controls.items()]
     if not found.is_honest:
         said.append(
             "The checkpoints were selected on these same images, which flatters both models."
@@ -88,7 +89,9 @@ def _shown(found: Finding) -> str:
 def _chance(found: Finding) -> str:
     least = found.min_gain
     shows = (
-        "a set of this size shows no gain at all"
+        "so few folds of so few images tell nothing of chance"
+        if found.gain.p is None
+        else "a set of this size shows no gain at all"
         if least is None
         else f"a set of this size shows gains from {_round_up(100 * least)} points up"
     )
@@ -98,9 +101,10 @@ def _chance(found: Finding) -> str:
     return f"The {word} of {_points(found.gain)} could be chance: {shows}."
 
 
-def _control(what: str, lead: Difference) -> str:
+def _control(what: str, lead: Difference, is_better: bool) -> str:
     if lead.is_shown and lead.value > 0:
-        return f"It is better than {what}, too, by {_points(lead)} (p = {_p(lead.p)})."
+        too = ", too," if is_better else ""
+        return f"It is better than {what}{too} by {_points(lead)} (p = {_p(lead.p)})."
     if lead.is_shown:
         return f"It is worse than {what} by {_points(lead)} (p = {_p(lead.p)})."
     if lead.value > 0:

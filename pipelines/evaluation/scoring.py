@@ -53,12 +53,14 @@ class Party:
         default: its default model, which sees the original alone.
         others: what else is compared with the default model.
         has_mean: whether the mean of the default model's scores over the branches is, too.
+        control_branches: of the control set, as many as the topology has of its own.
     """
 
     topology: Contestant
     default: Contestant
     others: tuple[Contestant, ...] = ()
     has_mean: bool = True
+    control_branches: tuple[str, ...] = ()
 
     @property
     def every(self) -> tuple[Contestant, ...]:
@@ -178,8 +180,11 @@ class _Run:
             by_name[MEAN] = default[:, here].mean(axis=1)
         on_control = None
         if control is not None:
-            on_control = self._default_on(control.features)
-            by_name[CONTROL_MEAN] = on_control.mean(axis=1)
+            names = with_original(party.control_branches)
+            columns = [self._control_branches.index(name) for name in names]
+            on_control = self._default_on(np.ascontiguousarray(control.features[:, columns]))
+            here = [names.index(name) for name in party.control_branches]
+            by_name[CONTROL_MEAN] = on_control[:, here].mean(axis=1)
         for one, logits_of in self._others.items():
             if one.is_control and control is not None:
                 columns = [self._control_branches.index(name) for name in one.design.branches]

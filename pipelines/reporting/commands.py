@@ -38,22 +38,45 @@ def of_run(
     """
     seed = ["--seed", str(fingerprint.get("seed", 0))]
     cache = fingerprint.get("cache", {})
+    which = _set_flags(cache)
+    folder = ["--features-dir", "features-control"] if which else []
     return [
         *_made_variants(cache.get("variants"), seed),
-        shlex.join(["bottleneck", "extract", "--node", node, *_extract_flags(cache), *seed]),
-        shlex.join(["bottleneck", "train-tail", "--node", node, *_train_flags(name, fingerprint)]),
-        shlex.join(evaluation),
+        shlex.join(
+            ["bottleneck", "extract", *which, "--node", node, *_extract_flags(cache), *seed]
+        ),
+        shlex.join(
+            ["bottleneck", "train-tail", *folder, "--node", node, *_train_flags(name, fingerprint)]
+        ),
+        *([shlex.join(evaluation)] if evaluation else []),
     ]
+
+
+def _set_flags(cache: Mapping[str, Any]) -> list[str]:
+    """Return what names the set of variants that a cache was made from, where it is no JPEG."""
+    codec = (cache.get("variants") or {}).get("codec") or {}
+    return ["--set", "control"] if "changes" in codec else []
 
 
 def _made_variants(made: Mapping[str, Any] | None, seed: Sequence[str]) -> list[str]:
     try:
         codec = (made or {})["codec"]
-        flags = ["--qualities", _text(codec["qualities"]), "--subsampling", codec["subsampling"]]
+        flags = ["--set", "control"]
+        if "changes" not in codec:
+            flags = [
+                "--qualities",
+                _text(codec["qualities"]),
+                "--subsampling",
+                codec["subsampling"],
+            ]
         flags += ["--max-megapixels", f"{(made or {})['max_megapixels']:g}"]
     except KeyError:
         return []
-    return [shlex.join(["bottleneck", "compress", *flags, *seed])]
+    return [_line("compress", *flags, *seed)]
+
+
+def _line(*words: str) -> str:
+    return shlex.join(["bottleneck", *words])
 
 
 def _extract_flags(cache: Mapping[str, Any]) -> list[str]:
