@@ -73,7 +73,7 @@ def by_hand(workspace, split="test", name="avg_pool"):
 def without_resampling(results):
     """Leave out of results what follows from the seed: bootstrap intervals, the verdict's words."""
     kept = json.loads(json.dumps(results))
-    for name in ("seed", "verdict"):
+    for name in ("seed", "command", "verdict"):
         del kept[name]
     for found in (kept["gain"], *kept["against"].values()):
         del found["ci95"]
@@ -315,3 +315,23 @@ def test_run_made_anew_keeps_nothing_of_its_old_evaluation(workspace):
     left = {path.name for path in run_dir.iterdir()}
     assert "notes.txt" in left
     assert not {"folds", "explain", "images", "images-val", "report.html", "results.json"} & left
+
+
+def test_eval_results_name_the_command_that_judges_again(workspace):
+    results = judge(workspace, compare=("mean",), protocol="thesis", top_k=(2, 3))
+    words = "--run avg_pool --protocol thesis --compare mean --top-k 2,3 --seed 0"
+    assert " ".join(results["command"]) == f"bottleneck eval {words}"
+    again = invoke(*results["command"][1:], "-C", workspace)
+    assert "nothing to do: run avg_pool is judged" in again.stderr
+
+
+def test_eval_killed_in_the_middle_leaves_no_results_of_other_predictions(workspace, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.evaluation.figures.figures", die)
+        with pytest.raises(KeyboardInterrupt):
+            judge(workspace, seed=1)
+    assert not (workspace / "runs" / "avg_pool" / "results.json").exists()
+    assert judge(workspace, seed=1)["seed"] == 1
