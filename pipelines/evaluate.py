@@ -236,6 +236,11 @@ def _judge(
             **judged.verdict(found, is_honest),
         }
         check()
+        if not _made_from(judging, made["seed"], asked.top_k).items() <= made.items():
+            raise ManifestError(
+                f"{files.results.parent}: a checkpoint was replaced while it was judged; run the "
+                "same command again"
+            )
         atomic.write_json(files.results, results)
     return results
 

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from pipelines import evaluate, train_tail
 from pipelines.config import EvalConfig, TrainTailConfig
 from pipelines.errors import ConfigError, ManifestError, TrainingError
+from pipelines.evaluation import image_lists
 from pipelines.progress import Silent
 from pipelines.storage.cache import FeatureCache
 from pipelines.training import checkpoints
@@ -335,3 +336,19 @@ def test_eval_killed_in_the_middle_leaves_no_results_of_other_predictions(worksp
             judge(workspace, seed=1)
     assert not (workspace / "runs" / "avg_pool" / "results.json").exists()
     assert judge(workspace, seed=1)["seed"] == 1
+
+
+def test_eval_of_a_checkpoint_that_is_replaced_meanwhile_raises(workspace, monkeypatch):
+    best = Store.of(workspace / "runs" / "avg_pool", "topology").best
+    write = image_lists.write
+
+    def replace_and_write(*arguments):
+        weights, state = checkpoints.load(best)
+        checkpoints.save(best, [(name, array + 1) for name, array in weights.items()], state)
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.evaluation.image_lists.write", replace_and_write)
+        with pytest.raises(ManifestError, match="a checkpoint was replaced while it was judged"):
+            judge(workspace, seed=1)
+    assert not (workspace / "runs" / "avg_pool" / "results.json").exists()
