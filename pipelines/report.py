@@ -178,7 +178,8 @@ def _training(finding: Finding, slug: str) -> Noted:
     data = Training(finding.name, finding.described.node, topology, default)
     if not data.models:
         return Noted(note=f"{runs.HISTORY} is gone; training the run again writes it.")
-    return Noted(rows=data.models, picture=sections.training(data, slug))
+    rows = [(model, sections.thinned(points)) for model, points in data.models]
+    return Noted(rows=rows, picture=sections.training(data, slug))
 
 
 def _gallery(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bottleneck_cli.main import main
 from pipelines import workspace
+from pipelines.analysis.curves import Point
 from pipelines.images.jpeg import JpegCodec, decode_jpeg
 from pipelines.reporting import commands, differences, figures, gallery, marks, sections, svg, words
 from pipelines.reporting.figures import Measured
@@ -224,3 +225,14 @@ def test_pixels_of_the_stored_set_are_those_of_the_codec(judged_once):
             assert pixels["original"].shape[:2] == (image.height, image.width)
         (encoded,) = JpegCodec((50,)).encode(pixels["original"])
         assert (pixels["q050"] == decode_jpeg(encoded)).all()
+
+
+def test_thinned_keeps_short_histories_and_of_long_ones_the_best_and_the_last():
+    points = [
+        Point(step, step / 10, 0.1, 1.0, 0.5, 0.9 if step == 777 else 0.5) for step in range(1001)
+    ]
+    assert sections.thinned(points[:100]) == points[:100]
+    kept = sections.thinned(points)
+    assert len(kept) <= 102
+    assert {points[0], points[777], points[1000]} <= set(kept)
+    assert [point.step for point in kept] == sorted(point.step for point in kept)

@@ -16,7 +16,8 @@ from pipelines.storage.variants import ORIGINAL
 _SIDES = (288, 224, 160, 112)  # of pictures, in pixels; the largest that all have room with
 _TYPES = ("A", "B")
 _DIFFERENCE = "difference"
-_MARKUP_BYTES = 3_000  # of a card, beside its pictures
+_MARKUP_BYTES = 4_000  # of a card, beside its pictures and its name
+_NUM_NAMES = 8  # times that the name stands in it
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Card:
     @property
     def size_bytes(self) -> int:
         """What it takes on the page, about."""
-        return _MARKUP_BYTES + len(self.original) + len(self.best) + len(self.difference)
+        pictures = len(self.original) + len(self.best) + len(self.difference)
+        return _MARKUP_BYTES + _NUM_NAMES * len(self.image.id.encode()) + pictures
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.analysis.curves import Training, best
+from pipelines.analysis.curves import Point, Training, best
 from pipelines.analysis.naming import DEFAULT, TOPOLOGY, ordered
 from pipelines.reporting import figures, marks, svg, words
 from pipelines.reporting.figures import Measured
@@ -28,6 +28,8 @@ from pipelines.storage.variants import ORIGINAL
 
 NUM_MOVERS = 10
 MAX_CLASSES = 1_000  # rows; more would be most of the page
+
+_MOST_POINTS = 100  # evaluations of one model in the table
 
 
 @dataclass(frozen=True)
@@ -313,6 +315,13 @@ def training(data: Training, prefix: str) -> Markup | None:
     )
     figure = figures.training(data.topology, data.default)
     return svg.inline(figure, f"{prefix}-training", "Loss and top-1 on val over the steps", told)
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """Leave out evaluations of a long training: every so many-th stays, the best and the last."""
+    every = -(-len(points) // _MOST_POINTS)
+    kept = {*range(0, len(points), every), len(points) - 1, points.index(best(points))}
+    return [points[i] for i in sorted(kept)]
 
 
 def flattened(value: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
