@@ -96,7 +96,7 @@ def test_read_file_value_not_allowed_names_key_value_and_what_is(text, message, 
             "[eval] unknown key node; it belongs in [extract] or in [train-tail] or in [stats]",
         ),
         ("[extract]\nseed = 1", "[extract] unknown key seed; it belongs above the tables"),
-        ("[eval]\nxyzzy = 1", "[eval] unknown key xyzzy; known keys: run, split"),
+        ("[runs]\nxyzzy = 1", "[runs] unknown key xyzzy; known keys: sort"),
     ],
 )
 def test_read_file_unknown_key_names_the_nearest(text, message, tmp_path):
@@ -151,7 +151,7 @@ def test_table_flag_not_allowed_is_a_usage_error_that_names_the_flag():
 
 def test_table_says_its_settings_for_the_details(caplog):
     with caplog.at_level(logging.DEBUG, "pipelines.workspace"):
-        workspace.table({"eval": {"run": "a"}}, "eval", {})
+        workspace.table({"runs": {"sort": "time"}}, "runs", {})
     assert caplog.messages == ["[eval] run 'a', split 'test'"]
 
 
