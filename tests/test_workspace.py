@@ -152,7 +152,7 @@ def test_table_flag_not_allowed_is_a_usage_error_that_names_the_flag():
 def test_table_says_its_settings_for_the_details(caplog):
     with caplog.at_level(logging.DEBUG, "pipelines.workspace"):
         workspace.table({"runs": {"sort": "time"}}, "runs", {})
-    assert caplog.messages == ["[eval] run 'a', split 'test'"]
+    assert caplog.messages == ["[runs] sort 'time'"]
 
 
 def test_global_config_flags_win_over_the_file():
