@@ -32,6 +32,7 @@ from pipelines.storage.fingerprint import digest
 from pipelines.storage.variants import ORIGINAL
 from pipelines.train_runs import Start
 
+_AT_WORK = "-at-work-"  # in the name of a folder that a fold is trained in
 _VAL_SHARE = 0.15  # where the images' own splits have no val
 
 
@@ -64,12 +65,13 @@ def run(plan: Plan, asked: Asked, start: Start, progress: Progress) -> dict[str,
         marks = [m for path in plan.caches for m in stack.enter_context(locks.reading(path))]
         check = partial(locks.check_all, [lock, *marks])
         atomic.sweep(plan.folder)
-        left = [fold for fold in every if not _is_done(plan, fold)]
+        left = [_FoldAtWork(plan, fold, start, check) for fold in every if not _is_done(plan, fold)]
+        _clear_others(plan.folder, [fold.folder for fold in left])
         num_models = len(plan.entries)
         total, done = num_models * len(every), num_models * (len(every) - len(left))
         progress.start("folds", total, "model", done)
         for fold in left:
-            _FoldAtWork(plan, fold, start, check).run(progress)
+            fold.run(progress)
             gc.collect()
     return fold_figures.figures([_read(plan, fold) for fold in every], asked)
 
@@ -108,13 +110,10 @@ class _FoldAtWork:
     def folder(self) -> Path:
         """A workspace of its own, for the runs of this fold."""
         made = digest(self.plan.fingerprint)[:8]
-        return self.plan.folder / f"{self.fold.name}-at-work-{made}"
+        return self.plan.folder / f"{self.fold.name}{_AT_WORK}{made}"
 
     def run(self, progress: Progress) -> None:
         """Train all models, judge them, keep what came out and nothing else."""
-        for stale in self.plan.folder.glob(f"{self.fold.name}-at-work-*"):
-            if stale != self.folder:
-                shutil.rmtree(stale)
         atomic.make_folder(self.folder)
         for entry in self.plan.entries:
             for run in entry.chain:
@@ -158,6 +157,13 @@ class _FoldAtWork:
         atomic.write_json(receipt, _summary(plan, self.fold, tally, judging.branches))
 
 
+def _clear_others(folder: Path, kept: Sequence[Path]) -> None:
+    """Delete what starts that were killed have left, but for what is gone on with."""
+    for path in folder.glob(f"*{_AT_WORK}*"):
+        if path not in kept:
+            shutil.rmtree(path)
+
+
 def _files(plan: Plan, fold: Fold) -> tuple[Path, Path]:
     """Return the table of a fold's images, and what says that it is whole and of what."""
     return plan.folder / f"{fold.name}.parquet", plan.folder / f"{fold.name}.json"
@@ -187,7 +193,10 @@ def _is_done(plan: Plan, fold: Fold) -> bool:
 def _read(plan: Plan, fold: Fold) -> Judged:
     """Read what came out of a fold."""
     path, receipt = _files(plan, fold)
-    table, summary = parquet.read_table(path), atomic.read_json(receipt)
+    table, summary = (
+        parquet.read_table(path, predictions.rank_columns(path)),
+        atomic.read_json(receipt),
+    )
     branches = [
         name.removeprefix("default_").removesuffix("_rank")
         for name in table.column_names

@@ -129,7 +129,8 @@ def _caches(
         )
     if chosen.control:
         return cache, comparators.control_cache(workspace_dir, described, cache)
-    if {AUTO, ALL} & set(config.compare) and not comparators.is_of_control(described):
+    has_versions = len(described.branches) > 1 and not comparators.is_of_control(described)
+    if has_versions and {AUTO, ALL} & set(config.compare):
         with contextlib.suppress(PipelineError):  # it is looked at where it is there
             return cache, comparators.control_cache(workspace_dir, described, cache)
     return cache, None

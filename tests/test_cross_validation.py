@@ -105,11 +105,14 @@ def test_folds_leave_no_checkpoints_and_no_runs_of_the_users(judged):
     assert [path.name for path in (workspace / "runs").glob("*/")] == ["main"]
 
 
-def test_folds_again_train_nothing(judged, monkeypatch):
+def test_folds_again_train_nothing(judged):
     workspace, results = judged
+    left = workspace / "runs" / "main" / "folds" / "seed-0-fold-1-at-work-0123abcd" / "runs"
+    left.mkdir(parents=True)  # by a start that was killed at its very end
     before = {path: path.stat().st_mtime_ns for path in workspace.rglob("fold*/*.parquet")}
     assert judge(workspace) == results
     assert {path: path.stat().st_mtime_ns for path in workspace.rglob("fold*/*.parquet")} == before
+    assert not left.parent.exists()
 
 
 FEW = {"seeds": 1, "compare": ("mean",)}

@@ -112,6 +112,16 @@ def others(columns: Sequence[str]) -> list[str]:
     return [name for name in ranks if name not in known and not name.startswith(f"{DEFAULT}_")]
 
 
+def rank_columns(path: Path) -> list[str]:
+    """Return the names of a table's ranks.
+
+    Raises:
+        ShardError: it is missing or damaged.
+    """
+    with parquet.open_file(path) as file:
+        return [name for name in file.schema_arrow.names if name.endswith("_rank")]
+
+
 def schema(branches: Sequence[str], others: Sequence[str], has_control: bool) -> pa.Schema:
     """Return the columns of the table; see `open_writer` for the arguments."""
     tops = [
