@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from begun import make_trained, write_history
 from caches import make_cache
 from drawn import points
+from html_pages import parse
 
-from pipelines import compress
-from pipelines.config import CompressConfig
+from pipelines import compress, report
+from pipelines.config import CompressConfig, ReportConfig
 from pipelines.execution import inline
 from pipelines.progress import Silent
 from pipelines.storage.manifest import ShardFolder
@@ -108,3 +109,10 @@ def rename_classes(workspace: Path, name: str, classes: tuple[str, ...]) -> None
     path = workspace / "runs" / name / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "classes": list(classes)}))
     judge(workspace, name)
+
+
+def write(workspace, *names, **settings):
+    """Write a report; gives the summary, the page's text, and the page read by its elements."""
+    summary = report.run(workspace, ReportConfig(**settings), names, Silent())
+    html = Path(summary["to"]).read_text(encoding="utf-8")
+    return summary, html, parse(html)
