@@ -15,6 +15,7 @@ from pipelines.analysis import style
 from pipelines.config import ExplainConfig
 from pipelines.errors import ConfigError, PipelineError
 from pipelines.findings import Finding
+from pipelines.images import index
 from pipelines.reporting import portrait, results
 from pipelines.reporting.pixels import Pictures
 from pipelines.reporting.portrait import Portrait
@@ -150,7 +151,7 @@ def _split_of(finding: Finding, image: str, parts: Sequence[str]) -> str | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    path = finding.workspace_dir / "index" / "images.parquet"
+    path = finding.workspace_dir / index.FOLDER / "images.parquet"
     if not path.exists():
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +15,13 @@ from pipelines.analysis.curves import Training
 from pipelines.config import ReportConfig
 from pipelines.errors import PipelineError
 from pipelines.findings import Finding
+from pipelines.images import index
 from pipelines.progress import Progress
 from pipelines.reporting import commands, gallery, page, sections
 from pipelines.reporting.page import Noted, RunView
 from pipelines.reporting.sections import CacheRow
-from pipelines.storage import atomic, parquet, set_folders
+from pipelines.storage import atomic, parquet
 from pipelines.storage.cache import FeatureCache
-from pipelines.storage.manifest import MANIFEST
 from pipelines.training import evaluations
 
 FILE = "report.html"
@@ -138,14 +139,10 @@ def _caches(finding: Finding) -> Noted:
 def _originals(finding: Finding, slug: str, progress: Progress) -> Noted:
     """Look at the quality of the originals: the stored ones, or else the files."""
     workspace_dir, what = finding.workspace_dir, f"report {finding.name}: originals"
-    sets = [workspace_dir / set_folders.stored(name) for name in set_folders.SETS]
-    histogram = None
-    for folder in (folder for folder in sets if (folder / MANIFEST).exists()):
-        try:
-            histogram = holdings.qualities(folder, _NUM_ORIGINALS, progress, what)
-        except PipelineError:
-            continue  # damaged: the next, or the files, say the same
-        break
+    stored, histogram = finding.pixels.stored(), None
+    if stored is not None:
+        with contextlib.suppress(PipelineError):  # damaged: the files say the same
+            histogram = holdings.qualities(stored.folder, _NUM_ORIGINALS, progress, what)
     if histogram is None:
         root = findings.image_root(workspace_dir)
         ids = _indexed(finding)[:_NUM_ORIGINALS]
@@ -161,7 +158,7 @@ def _originals(finding: Finding, slug: str, progress: Progress) -> Noted:
 
 def _indexed(finding: Finding) -> list[str]:
     """Name all images; those that were judged where there is no index any more."""
-    path = finding.workspace_dir / "index" / "images.parquet"
+    path = finding.workspace_dir / index.FOLDER / "images.parquet"
     try:
         names: list[str] = parquet.read_table(path, ["id"])["id"].to_pylist()
         return names

@@ -21,10 +21,12 @@ from pipelines import compress, report
 from pipelines.config import CompressConfig, ReportConfig
 from pipelines.execution import inline
 from pipelines.progress import Silent
+from pipelines.storage import content
 from pipelines.storage.manifest import ShardFolder
 
 BRANCHES = ("original", "q010", "q050", "q090")
 CLASSES = ("brick", "coffee", "grass", "gravel")
+COMPRESS = CompressConfig(images="images.csv", qualities=(10, 50, 90), shards=3)
 _NETWORK: Any = SimpleNamespace(name="tiny", weights="none", weights_sha256="0f" * 32)
 
 
@@ -34,17 +36,18 @@ def make(workspace: Path, photos: Path, names: tuple[str, ...] = ("first", "seco
     shutil.copytree(photos, workspace / "photos")
     _list_images(workspace)
     (workspace / "bottleneck.toml").write_text('[compress]\nimages = "images.csv"\n')
-    config = CompressConfig(images="images.csv", qualities=(10, 50, 90), shards=3)
-    compress.run(workspace, config, 0, Silent(), inline.open_crew)
+    compress.run(workspace, COMPRESS, 0, Silent(), inline.open_crew)
     rows = {"train": 10, "val": 5, "test": 5}
     blocks = ("mixed_10", "FC")
     for place, _ in enumerate(names):
         folder = workspace / "features" / ("avg_pool" if place == 0 else f"node_{place}")
         if not folder.exists():
             make_cache(folder, _NETWORK, (8,), branches=BRANCHES, rows=rows, classes=CLASSES)
-    plan, _ = ShardFolder(workspace / "variants" / "jpeg").read_manifest("variants", 1, "")
+    folder = ShardFolder(workspace / "variants" / "jpeg")
+    plan, receipts = folder.read_manifest("variants", 1, "")
     cache = {
         "variants": plan.fingerprint,
+        content.KEY: content.digest_of(receipts),
         "protocol": {
             "name": "raw",
             "size": 32,

@@ -9,12 +9,10 @@ from xml.etree import ElementTree
 import click
 import numpy as np
 import pytest
-from PIL import Image
 
 from bottleneck_cli.main import main
 from pipelines import workspace
 from pipelines.analysis.curves import Point
-from pipelines.images.jpeg import JpegCodec, decode_jpeg
 from pipelines.reporting import commands, differences, figures, gallery, marks, sections, svg, words
 from pipelines.reporting.figures import Measured
 from pipelines.reporting.marks import Scale
@@ -211,20 +209,6 @@ def test_svg_is_the_same_each_time():
         for _ in range(2)
     ]
     assert drawn[0] == drawn[1]
-
-
-def test_pixels_of_the_stored_set_are_those_of_the_codec(judged_once):
-    from pipelines import findings
-
-    finding = findings.find(judged_once, "second")
-    wanted = {name: ["original", "q050"] for name in finding.predictions.ids()[:6]}
-    found = {one.id: one.pixels for one in finding.pixels.of(wanted)}
-    assert found.keys() == wanted.keys()
-    for name, pixels in found.items():
-        with Image.open(judged_once / name) as image:
-            assert pixels["original"].shape[:2] == (image.height, image.width)
-        (encoded,) = JpegCodec((50,)).encode(pixels["original"])
-        assert (pixels["q050"] == decode_jpeg(encoded)).all()
 
 
 def test_thinned_keeps_short_histories_and_of_long_ones_the_best_and_the_last():

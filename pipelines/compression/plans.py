@@ -131,7 +131,7 @@ def _open(
     threads: int,
     progress: Progress,
 ) -> Planned:
-    index_dir = workspace_dir / "index"
+    index_dir = workspace_dir / index.FOLDER
     with locks.planning(index_dir, progress.say):  # another set may be following it, too
         images = index.open_index(
             index_dir,
@@ -200,8 +200,8 @@ def _clear(workspace_dir: Path, folder: ShardFolder, progress: Progress) -> None
     """Delete variants and index; the index last, so that a kill in between is seen."""
     locks.check_alone(folder.path)
     folder.clear()
-    index_dir = workspace_dir / "index"
+    index_dir = workspace_dir / index.FOLDER
     with locks.planning(index_dir, progress.say):
         (index_dir / "index.json").unlink(missing_ok=True)  # first: it says that the rest is there
         (index_dir / "images.parquet").unlink(missing_ok=True)
-        shutil.rmtree(index_dir / "hashes", ignore_errors=True)
+        shutil.rmtree(index_dir / index.HASHES, ignore_errors=True)

@@ -10,7 +10,7 @@ Every variant set follows the same index, so that sets beside each other have th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.errors import ManifestError, SourceError
+from pipelines.errors import ManifestError, PipelineError, SourceError
 from pipelines.images import splits
 from pipelines.images.folders import first_few
 from pipelines.images.sources import Source
@@ -27,6 +28,8 @@ from pipelines.progress import Progress
 from pipelines.storage import atomic, parquet
 from pipelines.storage.fingerprint import check_same, digest
 
+FOLDER = "index"  # in a workspace
+HASHES = "hashes"  # in it
 FORMAT_VERSION = 1
 _HASH_CHUNK = 2_000  # files a hash shard: a few seconds of work that a kill can cost
 _HASH_AT_ONCE = 32  # files that pass between threads at once
@@ -203,7 +206,7 @@ def _hash_files(
     Returns:
         For each id the SHA-256 in hexadecimal, or why it cannot be read (from `_UNREADABLE` on).
     """
-    hash_dir = folder / "hashes"
+    hash_dir = folder / HASHES
     atomic.make_folder(hash_dir)
     atomic.sweep(hash_dir)
 
@@ -237,3 +240,25 @@ def _hash_files(
     if all(value.startswith(_UNREADABLE) for value in done):
         raise SourceError(f"{source.root}: none of its {len(done)} images can be read; {done[0]}")
     return done
+
+
+def hashes(folder: Path, ids: Collection[str]) -> dict[str, bytes]:
+    """Read the SHA-256 of some files as the index was made.
+
+    Args:
+        folder: the index's folder.
+        ids: of the images.
+
+    Returns:
+        Those of the images that were hashed, 32 bytes by id.
+    """
+    wanted, found = pa.array(sorted(ids), pa.string()), {}
+    for path in sorted((folder / HASHES).glob("*.parquet")):
+        try:
+            table = parquet.read_table(path)
+        except PipelineError:
+            continue
+        for row in table.filter(pc.is_in(table["id"], wanted)).to_pylist():
+            if not row["sha256"].startswith(_UNREADABLE):
+                found[row["id"]] = bytes.fromhex(row["sha256"])
+    return found

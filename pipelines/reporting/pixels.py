@@ -5,7 +5,8 @@ The only place where this package meets variants on disk and their codecs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import ImageError, PipelineError
-from pipelines.images import codecs, decode
+from pipelines.images import codecs, decode, index
 from pipelines.images.encode import Encoder
 from pipelines.images.versions import Versions
-from pipelines.storage import picking, set_folders, variants
+from pipelines.storage import content, picking, set_folders, variants
 from pipelines.storage.variants import ORIGINAL, VariantSet
 
+_PLACES = (set_folders.stored, set_folders.listed)
 _MEND = "bring the images back, or run `bottleneck compress`"
 
 
@@ -65,7 +67,7 @@ class Pixels:
         """
         left = dict(wanted)
         names = tuple(dict.fromkeys(name for versions in wanted.values() for name in versions))
-        found = self._stored(names)
+        found = self.stored(names)
         if found is not None:
             try:
                 for row in picking.pick(found, self.split, wanted, names):
@@ -75,23 +77,40 @@ class Pixels:
                     yield Pictures(row.id, pixels)
             except PipelineError:
                 pass  # a damaged shard: what is left comes from the files
+        known = self._hashes(left) if left else {}
         for image_id, asked in left.items():
             try:
-                yield Pictures(image_id, self._made(image_id, asked))
+                yield Pictures(image_id, self._made(image_id, asked, known.get(image_id)))
             except PipelineError as error:
                 yield Pictures(image_id, {}, str(error))
 
-    def _stored(self, names: Sequence[str]) -> VariantSet | None:
-        """Open the set that the cache was made from, where it is still there."""
-        for set_name in set_folders.SETS:
+    def stored(self, names: Sequence[str] = (ORIGINAL,)) -> VariantSet | None:
+        """Open the set that the cache was made from, where its images are still there."""
+        folders = [set_folders.stored(name) for name in set_folders.SETS]
+        return next((found for found in self._sets(folders, names) if _holds_images(found)), None)
+
+    def _sets(self, folders: Sequence[Path], names: Sequence[str]) -> Iterator[VariantSet]:
+        """Open those sets that hold, or list, the very images of the cache."""
+        made = self.made_from
+        for folder in folders:
             try:
-                found = variants.open_set(self.workspace_dir / set_folders.stored(set_name), names)
-                is_same = found.plan.fingerprint == self.made_from["variants"]
-            except (PipelineError, KeyError):
+                found = variants.open_set(self.workspace_dir / folder, names)
+            except PipelineError:
                 continue
-            if is_same and variants.stored_names(found.plan):
-                return found
-        return None
+            # Caches of the first release say nothing of their images' content.
+            same = made.get(content.KEY) in (None, content.digest_of(found.receipts))
+            if same and found.plan.fingerprint == made.get("variants"):
+                yield found
+
+    def _hashes(self, ids: Collection[str]) -> dict[str, bytes]:
+        """Find the SHA-256 of images as they were, where anything still says so."""
+        folders = [place(name) for name in set_folders.SETS for place in _PLACES]
+        for found in self._sets(folders, ()):
+            try:
+                return {row.id: row.sha256 for row in picking.pick(found, self.split, ids, ())}
+            except PipelineError:
+                continue
+        return index.hashes(self.workspace_dir / index.FOLDER, ids)
 
     def _decode(self, name: str, data: bytes) -> np.ndarray:
         made = self.made_from["variants"]
@@ -99,15 +118,26 @@ class Pixels:
             return decode.decode_original(data, max_megapixels=float(made["max_megapixels"]))
         return codecs.decoder_of(made["codec"])(data)
 
-    def _made(self, image_id: str, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Make versions from the image's file."""
+    def _made(
+        self, image_id: str, names: Sequence[str], sha256: bytes | None
+    ) -> dict[str, np.ndarray]:
+        """Make versions from the image's file, which must be what it was where that is known."""
         made = Versions.of_cache(self.made_from, tuple(names))
         if self.root is None:
             raise ImageError(f"{image_id}: no stored variants and no folder of images; {_MEND}")
+        path = self.root / image_id
         try:
-            _, original = Encoder(self.root, made.codec, made.max_megapixels).read(image_id)
+            data, original = Encoder(self.root, made.codec, made.max_megapixels).read(image_id)
         except ImageError as error:
-            raise ImageError(f"{self.root / image_id}: {error}; {_MEND}") from error
+            raise ImageError(f"{path}: {error}; {_MEND}") from error
+        if sha256 is not None and hashlib.sha256(data).digest() != sha256:
+            raise ImageError(
+                f"{path}: is not the image that the cache was made from; bring that one back"
+            )
         others = [name for name in names if name != ORIGINAL]
         pixels = dict(zip(others, made.codec.versions(original, others), strict=True))
         return {name: original if name == ORIGINAL else pixels[name] for name in names}
+
+
+def _holds_images(found: VariantSet) -> bool:
+    return bool(variants.stored_names(found.plan))
