@@ -152,14 +152,6 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}%"
 
 
-def size(size_bytes: int) -> str:
-    """Format bytes for reading."""
-    value, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
 def duration(seconds: float) -> str:
     """Format a time that something took, in its two largest units or fewer."""
     minutes, hours, days = (int(seconds // size) for size in (60, 3600, 86400))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from bottleneck_cli import console, options
+from bottleneck_cli import options
 from pipelines.config import ExportConfig
+from pipelines.reporting import words
 
 _EXAMPLE = """\b
 Example:
@@ -26,7 +27,7 @@ def command(session: options.Session, config: ExportConfig, run: str) -> None:
     from pipelines import export as stage
 
     summary = stage.run(session.workspace_dir, config, run, session.console)
-    size = console.size(summary["size_bytes"])
+    size = words.size(summary["size_bytes"])
     signatures = ", ".join(summary["signatures"])
     lines = [f"export: run {run}, {size}, signatures {signatures}", f"written to {summary['to']}"]
     session.console.emit(summary, lines)

@@ -9,6 +9,7 @@ import click
 from bottleneck_cli import console, options, tables
 from pipelines import workspace
 from pipelines.config import ExtractConfig
+from pipelines.reporting import words
 
 _EXAMPLE = """\b
 Examples:
@@ -43,7 +44,7 @@ def run(session: options.Session, config: ExtractConfig) -> tuple[dict[str, Any]
         lines.append(
             f"  {name}: {tables.count(node['num_branches'], 'branch')} of {shape} {node['dtype']}, "
             f"{console.percent(node['density'])} non-zero, {node['encoding']}, "
-            f"{console.size(node['size_bytes'])}"
+            f"{words.size(node['size_bytes'])}"
         )
         lines += tables.extracted(node)
     return summary, lines

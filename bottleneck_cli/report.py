@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from bottleneck_cli import console, options
+from bottleneck_cli import options
 from pipelines.config import ReportConfig
+from pipelines.reporting import words
 
 _EXAMPLE = """\b
 Example:
@@ -29,5 +30,5 @@ def command(session: options.Session, config: ReportConfig, names: tuple[str, ..
     summary = stage.run(session.workspace_dir, config, names, session.console)
     verdicts = [f"run {name}: {one['verdict']}" for name, one in summary["verdicts"].items()]
     shown = f"{summary['num_shown']:,} of {summary['num_changed']:,} gained and lost images"
-    size = console.size(summary["size_bytes"])
+    size = words.size(summary["size_bytes"])
     session.console.emit(summary, [*verdicts, f"report with {shown}, {size}: {summary['to']}"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bottleneck_cli.console import duration, percent, size
+from bottleneck_cli.console import duration, percent
+from pipelines.reporting import words
 
 _LONG_SILENT_S = 15  # three heartbeats of a lock that did not come
 
@@ -29,7 +30,7 @@ def shards(values: Mapping[str, Any]) -> str:
         f"{count(values['num_images'], 'image')}, {values['num_quarantined']} quarantined, "
         f"{count(values['num_shards'], 'shard')} ({values['num_resumed_shards']} from before"
         f"{f', {num_other} from others' if num_other else ''}), "
-        f"{size(values['size_bytes'])}, {values['seconds']:.1f} s"
+        f"{words.size(values['size_bytes'])}, {values['seconds']:.1f} s"
         + (f", {values['images_per_s']:.1f} images/s" if values.get("images_per_s") else "")
         + _rest(values)
     )
@@ -93,7 +94,7 @@ def nodes(values: Mapping[str, Any]) -> list[str]:
             node["name"],
             "x".join(map(str, node["shape"])),
             f"{node['num_values']:,}",
-            size(node["size_bytes"]),
+            words.size(node["size_bytes"]),
             f"{node['tail_params']:,}",
             percent(node["tail_macs_share"]),
             node["block"],
@@ -146,10 +147,10 @@ def stats(values: Mapping[str, Any]) -> list[str]:
             [
                 name,
                 percent(1 - node["density"]),
-                size(round(here)),
+                words.size(round(here)),
                 _times(node["dense_bytes_per_map"], here),
                 _times(raw, here),
-                size(node["shard_bytes"]),
+                words.size(node["shard_bytes"]),
                 f"{node['num_shards']:,}",
                 f"{node['dtype']} {node['encoding']}",
             ]
@@ -243,4 +244,4 @@ def _holder(holder: Mapping[str, Any]) -> str:
 
 def _times(other: float, here: float) -> str:
     """Say how many times smaller the cache is."""
-    return f"{size(round(other))} ({other / max(1, here):.1f}x)"
+    return f"{words.size(round(other))} ({other / max(1, here):.1f}x)"

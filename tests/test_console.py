@@ -254,20 +254,6 @@ def test_console_logs_are_lines_on_stderr(verbosity, expected, capsys):
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize(
-    ("size_bytes", "shown"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (383_053, "383.1 kB"),
-        (2_300_000_000_000, "2.3 TB"),
-    ],
-)
-def test_size_is_shown_in_decimal_units(size_bytes, shown):
-    assert console.size(size_bytes) == shown
-
-
 @pytest.mark.parametrize(("share", "shown"), [(None, "-"), (0.0, "0.00%"), (0.77964, "77.96%")])
 def test_percent_of_a_share(share, shown):
     assert console.percent(share) == shown

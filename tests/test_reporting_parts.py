@@ -211,6 +211,20 @@ def test_svg_is_the_same_each_time():
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (383_053, "383.1 kB"),
+        (2_300_000_000_000, "2.3 TB"),
+    ],
+)
+def test_sizes_are_shown_in_decimal_units(size_bytes, shown):
+    assert words.size(size_bytes) == shown
+
+
 def test_thinned_keeps_short_histories_and_of_long_ones_the_best_and_the_last():
     points = [
         Point(step, step / 10, 0.1, 1.0, 0.5, 0.9 if step == 777 else 0.5) for step in range(1001)
