@@ -121,6 +121,10 @@ def test_report_folds_have_a_section_where_there_are_any(judged):
     text = page.all("main")[0].text
     for shown in (FOLDS["verdict"], "each of 5 parts of all 1,200 images", "3 divisions", "92.50%"):
         assert shown in text
+    (top,) = [e for e in page.all("section") if e.attributes.get("class", "").startswith("hero")]
+    assert "could be chance Over folds of all 1,200 images: +2.10 points" in " ".join(
+        top.text.split()
+    )
 
 
 def test_report_damaged_folds_raise_naming_the_file(judged):
