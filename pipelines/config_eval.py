@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pipelines.config_keys import Table, key
+from pipelines.errors import ConfigError
 from pipelines.values import Count, Counts, Names, Positive, RunName
 
 HONEST, THESIS = "honest", "thesis"
@@ -53,6 +55,26 @@ class EvalConfig(Table):
     output: Literal["table", "markdown", "latex", "csv", "json"] = key(
         "table", "How the results are printed.", "table, markdown, latex, csv or json"
     )
+
+    @classmethod
+    def beneath(cls, values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Let either flag win over what the other says in the file; refuse what is contradictory.
+
+        Raises:
+            ConfigError: protocol and split are of different images.
+        """
+        either = {"protocol", "split"}
+        beaten = either - flags.keys() if either & flags.keys() else set()
+        kept = {name: value for name, value in values.items() if name not in beaten}
+        said = {**kept, **flags}
+        protocol, split = said.get("protocol"), said.get("split")
+        if protocol and split and (protocol == HONEST) != (split == "test"):
+            raise ConfigError(
+                f"--protocol {protocol} --split {split}: honest reports on test, thesis on val; "
+                "leave out one of them",
+                is_usage=True,
+            )
+        return kept
 
     @property
     def is_honest(self) -> bool:

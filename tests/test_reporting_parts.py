@@ -13,6 +13,7 @@ import pytest
 from bottleneck_cli.main import main
 from pipelines import workspace
 from pipelines.analysis.curves import Point
+from pipelines.analysis.verdicts import Difference
 from pipelines.reporting import commands, differences, figures, gallery, marks, sections, svg, words
 from pipelines.reporting.figures import Measured
 from pipelines.reporting.marks import Scale
@@ -57,11 +58,16 @@ def test_scale_does_not_stretch_tiny_differences():
 
 
 @pytest.mark.parametrize(
-    ("bounds", "kind"),
-    [((0.01, 0.02), "better"), ((-0.02, -0.01), "worse"), ((0.0, 0.1), "chance")],
+    ("bounds", "p", "kind"),
+    [
+        ((0.01, 0.02), 0.049, "better"),
+        ((-0.02, -0.01), 0.049, "worse"),
+        ((0.01, 0.1), 0.0625, "chance"),  # five images of 90 changed: resampling says otherwise
+        ((0.0, 0.1), None, "chance"),
+    ],
 )
-def test_whisker_kind_is_where_zero_lies(bounds, kind):
-    mark = marks.whisker(sum(bounds) / 2, bounds, Scale.of([bounds]))
+def test_whisker_kind_is_that_of_the_test(bounds, p, kind):
+    mark = marks.whisker(Difference(sum(bounds) / 2, p), bounds, Scale.of([bounds]))
     assert mark.kind == kind
     assert mark.left < mark.dot < mark.right
 

@@ -26,6 +26,13 @@ class Difference:
         """Tell whether chance is unlikely."""
         return self.p is not None and self.p < ALPHA
 
+    @property
+    def kind(self) -> str:
+        """`BETTER`, `WORSE` or `CHANCE`."""
+        if not self.is_shown or not self.value:
+            return CHANCE
+        return BETTER if self.value > 0 else WORSE
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -52,9 +59,7 @@ class Finding:
     @property
     def kind(self) -> str:
         """`BETTER`, `WORSE` or `CHANCE`."""
-        if not self.gain.is_shown or not self.gain.value:
-            return CHANCE
-        return BETTER if self.gain.value > 0 else WORSE
+        return self.gain.kind
 
 
 def sentence(found: Finding) -> str:

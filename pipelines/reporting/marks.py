@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.analysis.verdicts import Difference
 from pipelines.reporting.results import Interval
 
 _MARGIN = 0.06  # of the scale, beyond the widest interval
@@ -56,7 +57,8 @@ class Whisker:
         left: of the interval.
         right: of it.
         dot: the difference.
-        kind: "better", "worse" or "chance": where zero lies.
+        kind: "better", "worse" or "chance", by the test and not by where zero lies: the two may
+            differ where few images have changed.
     """
 
     left: float
@@ -65,10 +67,10 @@ class Whisker:
     kind: str
 
 
-def whisker(difference: float, bounds: Interval, scale: Scale) -> Whisker:
-    """Place an interval on a scale."""
-    kind = "better" if bounds[0] > 0 else "worse" if bounds[1] < 0 else "chance"
-    return Whisker(scale.place(bounds[0]), scale.place(bounds[1]), scale.place(difference), kind)
+def whisker(found: Difference, bounds: Interval, scale: Scale) -> Whisker:
+    """Place a difference with its interval on a scale."""
+    left, right, dot = map(scale.place, (*bounds, found.value))
+    return Whisker(left, right, dot, found.kind)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from pipelines.analysis.curves import Point, Training, best
 from pipelines.analysis.naming import DEFAULT, TOPOLOGY, ordered
+from pipelines.analysis.verdicts import Difference
 from pipelines.reporting import figures, marks, svg, words
 from pipelines.reporting.figures import Measured
 from pipelines.reporting.marks import Scale, Whisker
@@ -165,10 +166,12 @@ def comparison(found: Results) -> Comparison:
         values = found.comparators[key]
         whisker = None
         if values.difference is not None and values.difference_ci95 is not None:
-            whisker = marks.whisker(values.difference, values.difference_ci95, scale)
+            difference = Difference(values.difference, values.mcnemar_p)
+            whisker = marks.whisker(difference, values.difference_ci95, scale)
         rows.append(Row(key, words.comparator(key), values, whisker))
     gain_scale = Scale.of([found.gain.ci95], width=480.0)
-    gain = marks.whisker(found.gain.top1, found.gain.ci95, gain_scale)
+    own = Difference(found.gain.top1, found.mcnemar_p)
+    gain = marks.whisker(own, found.gain.ci95, gain_scale)
     return Comparison(rows, scale, gain, gain_scale)
 
 
@@ -182,7 +185,8 @@ def folds(found: FoldResults | None) -> FoldComparison | None:
     for key in ordered(found.comparators):
         values, whisker = found.comparators[key], None
         if values.difference is not None and values.difference_ci95 is not None:
-            whisker = marks.whisker(values.difference, values.difference_ci95, scale)
+            difference = Difference(values.difference, values.p)
+            whisker = marks.whisker(difference, values.difference_ci95, scale)
         rows.append(FoldRow(key, words.comparator(key), values, whisker))
     return FoldComparison(found, rows, scale)
 
