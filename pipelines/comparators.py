@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import run_folder, runs
-from pipelines.analysis.naming import CONTROL, COPIES
-from pipelines.errors import ConfigError, ManifestError, PipelineError, ShardError
+from pipelines import control_caches, run_folder, runs
+from pipelines.analysis.naming import CONTROL, COPIES, RUN, TOPOLOGY
+from pipelines.errors import ConfigError, ManifestError, PipelineError
 from pipelines.evaluation.scoring import Contestant
 from pipelines.networks.topology import Design
 from pipelines.runs import Run
-from pipelines.storage import content, set_folders
 from pipelines.storage.cache import FeatureCache, find_folder
 from pipelines.storage.fingerprint import check_same
 from pipelines.storage.variants import ORIGINAL
 from pipelines.train_runs import Ask, Start
+from pipelines.training import checkpoints, evaluations
 from pipelines.training.checkpoints import Store
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class Chosen:
     Attributes:
         has_mean: the mean of the default model's scores over the branches.
         others: further runs that read the same cache.
+        named: those of them that were asked for by name.
         copies: whether the control of copies takes part.
         control: whether the control set does.
         is_training: whether controls that are not trained yet are to be.
@@ -41,6 +42,7 @@ class Chosen:
 
     has_mean: bool
     others: tuple[str, ...]
+    named: tuple[str, ...]
     copies: bool
     control: bool
     is_training: bool
@@ -61,11 +63,11 @@ def choose(workspace_dir: Path, name: str, described: Run, asked: Sequence[str])
     """
     words = set(asked)
     others = _others(workspace_dir, name, described)
-    named = [word for word in asked if word not in WORDS]
+    named = tuple(_run_of(workspace_dir, word) for word in asked if word not in WORDS)
     for other in named:
         _check_named(workspace_dir, name, other, described)
     is_all, is_auto = ALL in words, AUTO in words
-    is_control = described.copies > 0 or is_of_control(described)
+    is_control = described.copies > 0 or control_caches.is_of_control(described)
     for word in (COPIES, CONTROL):
         if word in words and is_control:
             raise ConfigError(
@@ -81,6 +83,7 @@ def choose(workspace_dir: Path, name: str, described: Run, asked: Sequence[str])
     return Chosen(
         bool({AUTO, ALL, MEAN} & words) and len(described.branches) > 1,
         tuple(dict.fromkeys([*(others if takes_runs else ()), *named])),
+        named,
         has[COPIES],
         has[CONTROL],
         is_all or bool({COPIES, CONTROL} & words),
@@ -103,47 +106,50 @@ def of_run(name: str, described: Run, run_dir: Path, model: str, called: str) ->
     return Contestant(called, name, design, described.seed, checkpoint, called == CONTROL)
 
 
-def control_cache(workspace_dir: Path, described: Run, cache: FeatureCache) -> FeatureCache:
-    """Open the cache of the control set that goes with a run's.
-
-    Raises:
-        ManifestError: there is none, or it is of other images or another network.
-        ShardError: it is not whole.
-    """
-    features_dir = workspace_dir / set_folders.features(described.features_dir, CONTROL)
-    commands = (
-        "run `bottleneck compress --set control`, then "
-        f"`bottleneck extract --set control --node {described.node}`"
-    )
-    try:
-        found = FeatureCache(find_folder(features_dir, described.node))
-    except (ManifestError, ShardError) as error:
-        raise ManifestError(f"the control set has no whole cache: {commands} ({error})") from error
-    for key in ("backbone", "weights_sha256", content.KEY):
-        if found.fingerprint.get(key) != cache.fingerprint.get(key):
-            raise ManifestError(
-                f"{found.path}: made with another {key} than {cache.path}; {commands}, each with "
-                "--overwrite"
-            )
-    return found
-
-
-def train_controls(start: Start, name: str, described: Run, chosen: Chosen) -> None:
+def train_controls(start: Start, name: str, chosen: Chosen) -> None:
     """Train the controls of a run that are not there, with its settings, budget and seed.
+
+    The control of a run that starts from another is a chain of controls. All are looked at before
+    the first is trained.
 
     Args:
         start: where, and on what.
         name: of the run.
-        described: what it is.
         chosen: which controls.
 
     Raises:
         ManifestError: a cache is missing, or a run of a control's name is something else.
         TrainingError: it cannot be trained.
     """
-    for word, is_chosen in ((COPIES, chosen.copies), (CONTROL, chosen.control)):
-        if is_chosen:
-            _train_control(start, name, described, word)
+    workspace_dir, chain = start.workspace_dir, chain_of(start.workspace_dir, name)
+    words = [word for word, has in ((COPIES, chosen.copies), (CONTROL, chosen.control)) if has]
+    planned = [(one, control_of(workspace_dir, *one, word)) for word in words for one in chain]
+    for one, control in planned:
+        if not _is_trained(workspace_dir, *one, control):
+            _train(start, *one, control)
+
+
+def chain_of(workspace_dir: Path, name: str) -> list[tuple[str, Run]]:
+    """Return a run behind those that it starts from: names, and what they are.
+
+    Raises:
+        TrainingError: one of them is gone, or has no checkpoint any more.
+        ManifestError: one was trained anew since.
+    """
+    found = [(name, runs.read(workspace_dir, name))]
+    while found[0][1].parent:
+        child, described = found[0]
+        parent = described.parent
+        found.insert(0, (parent, runs.read(workspace_dir, parent)))
+        folder = runs.folder_of(workspace_dir, parent)
+        for model in evaluations.MODELS:
+            started_from = described.fingerprint["start_from"].get(model)
+            if started_from not in (None, checkpoints.sha256(Store.of(folder, model).best)):
+                raise ManifestError(
+                    f"run {parent}: trained anew since run {child} started from it; train run "
+                    f"{child} again"
+                )
+    return found
 
 
 def control_name(name: str, word: str) -> str:
@@ -180,49 +186,27 @@ def control_of(workspace_dir: Path, name: str, described: Run, word: str) -> Con
     cache = FeatureCache(find_folder(workspace_dir / described.features_dir, described.node))
     changed: dict[str, Any] = {"branches": (ORIGINAL,), "copies": len(described.branches)}
     if word == CONTROL:
-        cache = control_cache(workspace_dir, described, cache)
-        taken = control_branches(described, cache.layout.branches)
-        if len(taken) < len(described.branches):
-            raise ConfigError(
-                f"--compare {CONTROL}: run {name} has {len(described.branches)} branches, and "
-                f"{cache.path} only {len(taken)}; leave it out, or train a run of fewer --branches"
-            )
-        changed = {"branches": taken}
+        cache = control_caches.open_for(workspace_dir, described, cache)
+        changed = {"branches": control_caches.branches_for(described, cache.layout.branches)}
     changed["start_from"] = control_name(described.parent, word) if described.parent else ""
     config = run_folder.settings_of(described).model_copy(update=changed)
     return Control(Ask(control_name(name, word), config), cache)
 
 
-def control_branches(described: Run, branches: Sequence[str]) -> tuple[str, ...]:
-    """Return as many branches of the control set as a run has, with the original where it has it.
-
-    Args:
-        described: the run.
-        branches: of the control set's cache.
-    """
-    others = [branch for branch in branches if branch != ORIGINAL]
-    has_original = ORIGINAL in described.branches
-    taken = others[: len(described.branches) - has_original]
-    return (ORIGINAL, *taken) if has_original else tuple(taken)
-
-
-def _train_control(start: Start, name: str, described: Run, word: str) -> None:
-    workspace_dir = start.workspace_dir
-    if described.parent:  # a control of a chain is a chain of controls
-        parent = runs.read(workspace_dir, described.parent)
-        _train_control(start, described.parent, parent, word)
-    control = control_of(workspace_dir, name, described, word)
-    if _is_trained(workspace_dir, name, described, control):
-        return
+def _train(start: Start, name: str, described: Run, control: Control) -> None:
     own = control.ask.run
     start.progress.say(f"training the control run {own}, with the settings of run {name}")
     features_dir = control.cache.path.parent
     replace(start, features_dir=features_dir, seed=described.seed).train([control.ask])
 
 
-def is_of_control(described: Run) -> bool:
-    """Tell whether a run reads a cache of the control set."""
-    return set_folders.settings_of(described.features_dir)[1] == CONTROL
+def _run_of(workspace_dir: Path, word: str) -> str:
+    """Return the run that a word names: by its name, or by that among the comparators.
+
+    The latter tells a run called "mean" from the word.
+    """
+    is_run = (runs.folder_of(workspace_dir, word) / runs.RUN).exists()
+    return word if is_run or not word.startswith(RUN) else word.removeprefix(RUN)
 
 
 def _is_there(workspace_dir: Path, name: str, described: Run, word: str) -> bool:
@@ -232,7 +216,8 @@ def _is_there(workspace_dir: Path, name: str, described: Run, word: str) -> bool
         return False
     try:
         control = control_of(workspace_dir, name, described, word)
-        return _is_trained(workspace_dir, name, described, control)
+        is_trained = _is_trained(workspace_dir, name, described, control)
+        return is_trained and _has_checkpoint(workspace_dir, own)
     except PipelineError as error:
         _logger.warning("run %s is left out: %s", own, error)
         return False
@@ -283,7 +268,18 @@ def _goes_with(workspace_dir: Path, other: str, described: Run) -> bool:
         there = runs.read(workspace_dir, other)
         if there.fingerprint.get("cache") == described.fingerprint["cache"]:
             runs.check_finished(workspace_dir, other)
-            return not there.copies or bool(described.copies)  # another run's control
+            if there.copies and not described.copies:  # another run's control
+                return False
+            return _has_checkpoint(workspace_dir, other)
+    return False
+
+
+def _has_checkpoint(workspace_dir: Path, other: str) -> bool:
+    """Tell whether a finished run can be compared; one that cannot be is told, and left."""
+    with contextlib.suppress(PipelineError):
+        if Store.of(runs.folder_of(workspace_dir, other), TOPOLOGY).best.exists():
+            return True
+    _logger.warning("run %s is left out: its checkpoint is gone; train it again", other)
     return False
 
 

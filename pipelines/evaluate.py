@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines import comparators, cross_validation, fold_plans, judged, runs
+from pipelines import comparators, control_caches, cross_validation, fold_plans, judged, runs
 from pipelines.comparators import ALL, AUTO, Chosen
 from pipelines.config import EvalConfig
 from pipelines.config_eval import HONEST, THESIS
@@ -25,6 +27,7 @@ from pipelines.train_runs import Start
 from pipelines.training import checkpoints
 from pipelines.training.loop import StoppedError, Watch, never
 
+_logger = logging.getLogger(__name__)
 RESULTS_VERSION = 2  # of results.json; 1 had no comparators
 
 
@@ -83,6 +86,9 @@ def run(
     if files.are_there:
         results = atomic.read_json(files.results)
         if isinstance(results, dict) and made.items() <= results.items():
+            if not image_lists.have_paths(files.images, images_dir):
+                _list_images(judging, files, images_dir)
+                progress.say(f"run {name}: its lists of images were written again")
             progress.say(f"nothing to do: run {name} is judged")
             return results
     command = [*config.command(name), "--seed", str(seed)]
@@ -128,11 +134,14 @@ def _caches(
             f"{cache.path}: made anew with other settings since this run was trained; train again"
         )
     if chosen.control:
-        return cache, comparators.control_cache(workspace_dir, described, cache)
-    has_versions = len(described.branches) > 1 and not comparators.is_of_control(described)
+        return cache, control_caches.open_for(workspace_dir, described, cache)
+    has_versions = len(described.branches) > 1 and not control_caches.is_of_control(described)
     if has_versions and {AUTO, ALL} & set(config.compare):
-        with contextlib.suppress(PipelineError):  # it is looked at where it is there
-            return cache, comparators.control_cache(workspace_dir, described, cache)
+        try:
+            return cache, control_caches.open_for(workspace_dir, described, cache)
+        except PipelineError as error:  # it is looked at where it is there
+            if control_caches.is_there(workspace_dir, described):
+                _logger.warning("the control set is left out: %s", error)
     return cache, None
 
 
@@ -221,9 +230,12 @@ def _judge(
         def check() -> None:
             locks.check_all([lock, *marks])
 
+        def before_predictions() -> None:
+            check()
+            files.results.unlink(missing_ok=True)  # they speak of what is now replaced
+
         check()
-        files.results.unlink(missing_ok=True)  # they speak of what is now replaced
-        tally = judging.tally(files.predictions, progress, check)
+        tally = judging.tally(files.predictions, progress, before_predictions)
         names = (judging.branches, described.classes)
         image_lists.write(files.images, files.predictions, *names, images_dir, check)
         others = [(one.name, one.run, one.design.fusion) for one in judging.party.others]
@@ -246,6 +258,14 @@ def _judge(
     return results
 
 
+def _list_images(judging: Judging, files: Files, images_dir: Path | None) -> None:
+    """Write the lists again, where the images have moved."""
+    with locks.hold(files.results.parent) as lock:
+        names = (judging.branches, judging.described.classes)
+        check = partial(locks.check_all, [lock])
+        image_lists.write(files.images, files.predictions, *names, images_dir, check)
+
+
 def _train_controls(
     workspace_dir: Path,
     name: str,
@@ -257,7 +277,7 @@ def _train_controls(
     seed, features_dir = described.seed, workspace_dir / described.features_dir
     start = Start(workspace_dir, features_dir, seed, progress, watch, is_latest=False)
     with _stopped_is_saved():
-        comparators.train_controls(start, name, described, chosen)
+        comparators.train_controls(start, name, chosen)
 
 
 @contextlib.contextmanager

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import comparators, run_folder, runs
+from pipelines import comparators, control_caches, run_folder, runs
 from pipelines.analysis.naming import CONTROL, COPIES, RUN, TOPOLOGY
 from pipelines.comparators import Chosen, Control, control_of
-from pipelines.errors import ManifestError
+from pipelines.errors import ManifestError, PipelineError
 from pipelines.runs import Run
 from pipelines.storage.cache import FeatureCache, find_folder
 from pipelines.storage.fingerprint import digest
 from pipelines.train_runs import Ask
 
 FOLDS = "folds"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Plan:
     def control_branches(self) -> tuple[str, ...]:
         """Of the control set, as many as the run has of its own."""
         branches = self.control.layout.branches if self.control else ()
-        return comparators.control_branches(self.described, branches)
+        return control_caches.branches_for(self.described, branches)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -116,13 +118,20 @@ def make_plan(
 
     Raises:
         ManifestError: the run's cache is gone or was made anew with other settings.
-        TrainingError: a run that one of them starts from is gone.
+        TrainingError: a run that one of them starts from is gone; one that was not asked for by
+            name is told and left out.
     """
-    own = _chain(workspace_dir, name)
+    own = comparators.chain_of(workspace_dir, name)
     entries = [Entry(TOPOLOGY, _as_trained(workspace_dir, own))]
     for other in chosen.others:
-        chain = _chain(workspace_dir, other)
-        entries.append(Entry(f"{RUN}{other}", _as_trained(workspace_dir, chain)))
+        try:
+            chain = _as_trained(workspace_dir, comparators.chain_of(workspace_dir, other))
+        except PipelineError as error:
+            if other in chosen.named:
+                raise
+            _logger.warning("run %s is left out: %s", other, error)
+        else:
+            entries.append(Entry(f"{RUN}{other}", chain))
     for word, is_chosen in ((COPIES, chosen.copies), (CONTROL, chosen.control)):
         if is_chosen:
             controls = (control_of(workspace_dir, *one, word) for one in own)
@@ -139,16 +148,6 @@ def make_plan(
         seeds,
         is_honest,
     )
-
-
-def _chain(workspace_dir: Path, name: str) -> list[tuple[str, Run]]:
-    """Return a run behind those that it starts from."""
-    found: list[tuple[str, Run]] = []
-    while name:
-        run = runs.read(workspace_dir, name)
-        found.append((name, run))
-        name = run.parent
-    return found[::-1]
 
 
 def _as_trained(workspace_dir: Path, chain: Sequence[tuple[str, Run]]) -> tuple[Control, ...]:

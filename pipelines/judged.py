@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import comparators, runs
+from pipelines import comparators, control_caches, runs
 from pipelines.analysis import verdicts
 from pipelines.analysis.naming import (
     CONTROL,
@@ -155,7 +155,7 @@ def open_party(
         comparators.of_run(name, described, run_dir, DEFAULT, DEFAULT),
         tuple(found),
         chosen.has_mean,
-        comparators.control_branches(described, control.layout.branches) if control else (),
+        control_caches.branches_for(described, control.layout.branches) if control else (),
     )
 
 

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from caches import lite0, make_cache, read_split
 from commands import invoke, the_error
+from processes import tree
 
-from pipelines import comparators, evaluate, runs, train_tail
+from pipelines import control_caches, evaluate, runs, train_tail
 from pipelines.config import EvalConfig, TrainTailConfig
-from pipelines.errors import ConfigError, ManifestError, TrainingError
+from pipelines.errors import ConfigError, ManifestError, PipelineError, TrainingError
 from pipelines.progress import Silent
 from pipelines.storage.cache import FeatureCache
 from pipelines.training import checkpoints
@@ -161,22 +162,52 @@ def test_compare_control_without_its_cache_raises_naming_the_commands(workspace)
     shutil.rmtree(workspace / "runs" / "main-control")
     error = the_error(invoke("eval", "--run", "main", "--compare", "control", "-C", workspace))
     assert "run `bottleneck compress --set control`, then" in error
-    assert "`bottleneck extract --set control --node avg_pool`" in error
+    words = "--node avg_pool --backbone efficientnet_lite0 --dtype float32"
+    assert f"`bottleneck extract --set control {words}`" in error
+
+
+def test_compare_control_without_its_cache_names_the_folder_it_has_to_go_to(workspace):
+    cache = FeatureCache(workspace / "features" / "avg_pool")
+    elsewhere = dataclasses.replace(runs.read(workspace, "main"), features_dir="other")
+    with pytest.raises(ManifestError, match="--dtype float32 --features-dir other`"):
+        control_caches.open_for(workspace, elsewhere, cache)
+
+
+def remake_control(workspace, **changed):
+    shutil.rmtree(workspace / "features-control")
+    folder = workspace / "features-control" / "avg_pool"
+    make_cache(folder, lite0(), (1280,), **{"branches": CONTROLS, **MADE, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"dtype": "float16"}, "made with another dtype than"),
+        ({"branches": CONTROLS[1:]}, "lacks the branch original; extract it again"),
+        ({"branches": CONTROLS[:2]}, "has 2 branches, and the run 3; leave the control set out"),
+    ],
+)
+def test_control_cache_that_differs_in_more_than_its_versions_is_left_out(
+    workspace, caplog, changed, words
+):
+    remake_control(workspace, **changed)
+    found = judge(workspace)["comparators"]
+    assert not {"control", "control_mean_logits"} & set(found)
+    assert f"the control set is left out: {workspace}/features-control/avg_pool: {words}" in (
+        caplog.text
+    )
+    with pytest.raises(PipelineError, match=words):
+        judge(workspace, "control")
 
 
 def test_compare_control_of_other_images_raises(workspace):
-    shutil.rmtree(workspace / "features-control")
-    folder = workspace / "features-control" / "avg_pool"
-    make_cache(folder, lite0(), (1280,), branches=CONTROLS, images="others", **MADE)
+    remake_control(workspace, images="others")
     with pytest.raises(ManifestError, match="made with another images_sha256 than"):
         judge(workspace, "control")
 
 
 def test_compare_control_of_other_labels_raises(workspace):
-    shutil.rmtree(workspace / "features-control")
-    folder = workspace / "features-control" / "avg_pool"
-    others = {**MADE, "labels_seed": 10}
-    make_cache(folder, lite0(), (1280,), branches=CONTROLS, **others)
+    remake_control(workspace, labels_seed=10)
     with pytest.raises(ManifestError, match=r"of label \d where the other cache has test/\d+ of"):
         judge(workspace, "mean", "control")
 
@@ -201,6 +232,21 @@ def test_compare_with_a_run_that_is_not_finished_raises(workspace):
     assert "run_averaged" not in judge(workspace)["comparators"]
 
 
+@pytest.mark.parametrize("lost", ["averaged", "main-copies"])
+def test_auto_leaves_out_a_run_whose_checkpoint_is_gone(workspace, caplog, lost):
+    shutil.rmtree(workspace / "runs" / lost / "checkpoints")
+    called = {"averaged": "run_averaged", "main-copies": "copies"}[lost]
+    assert called not in judge(workspace)["comparators"]
+    assert f"run {lost} is left out: its checkpoint is gone" in caplog.text
+
+
+def test_compare_with_a_run_that_is_called_like_a_word(workspace):
+    train(workspace, run="mean", fusion="mean", epochs=1)
+    assert "run_mean" not in judge(workspace, "mean")["comparators"]
+    found = judge(workspace, "run_mean")["comparators"]
+    assert list(found) == ["default", "topology", "run_mean", "branch_q010", "branch_q050"]
+
+
 def test_compare_a_control_with_controls_raises(workspace):
     config = EvalConfig(run="main-copies", compare=("copies",))
     with pytest.raises(ConfigError, match="run main-copies is a control itself"):
@@ -211,16 +257,9 @@ def test_compare_a_control_with_controls_raises(workspace):
 
 def test_control_branches_are_as_many_as_the_runs(whole):
     run = runs.read(whole[0], "main")
-    assert comparators.control_branches(run, CONTROLS) == CONTROLS[:3]
+    assert control_caches.branches_for(run, CONTROLS) == CONTROLS[:3]
     alone = dataclasses.replace(run, branches=("q010", "q050"))
-    assert comparators.control_branches(alone, CONTROLS) == ("control_01", "control_02")
-
-
-def test_control_of_a_run_with_more_branches_than_the_set_has_raises(workspace):
-    run = runs.read(workspace, "main")
-    wide = dataclasses.replace(run, branches=(*BRANCHES, "q060", "q070"))
-    with pytest.raises(ConfigError, match=r"has 5 branches, and .*avg_pool only 4"):
-        comparators.control_of(workspace, "main", wide, "control")
+    assert control_caches.branches_for(alone, CONTROLS) == ("control_01", "control_02")
 
 
 def test_controls_of_the_run_as_it_was_are_left_out_and_not_taken_for_its_own(
@@ -274,8 +313,10 @@ def test_scores_that_are_no_numbers_raise_naming_run_and_image(workspace):
     weights["head/bias"][2] = np.nan
     checkpoints.save(path, weights.items(), state)
     message = r"run averaged: .*npz gives image test/\d+ scores that are not finite numbers"
+    before = tree(workspace / "runs" / "main")
     with pytest.raises(TrainingError, match=message):
         judge(workspace)
+    assert tree(workspace / "runs" / "main") == before  # the results of before are still true
 
 
 def test_top_k_of_all_classes_raises(workspace):

@@ -6,23 +6,18 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from caches import lite0, make_cache, read_split
-from commands import invoke, the_error
+from caches import read_split
+from commands import invoke
+from evaluated import BRANCHES, judge, make_workspace, train
 from processes import modules_loaded_by, tree
 from scipy.stats import binomtest
 
-from pipelines import evaluate, train_tail
-from pipelines.config import EvalConfig, TrainTailConfig
-from pipelines.errors import ConfigError, ManifestError, TrainingError
-from pipelines.evaluation import image_lists
-from pipelines.progress import Silent
+from pipelines import evaluate
+from pipelines.config import EvalConfig
 from pipelines.storage.cache import FeatureCache
 from pipelines.training import checkpoints
 from pipelines.training.checkpoints import Store
 
-CLASSES = tuple("abcdefg")
-BRANCHES = ("original", "q010", "q050")
-TRAIN = {"batch_size": 10, "epochs": 4, "patience": 4, "learning_rate": 0.001}
 KEYS = {
     *("stage", "run", "node", "blocks", "split", "protocol", "seed", "num_images"),
     *("default_kind", "default", "topology", "branches", "oracle_top1"),
@@ -31,22 +26,17 @@ KEYS = {
 pytestmark = pytest.mark.usefixtures("networks_once")
 
 
-def make_workspace(workspace, classes=CLASSES, **changed):
-    (workspace / "bottleneck.toml").write_text("")
-    rows = {"train": 60, "val": 24, "test": 90}
-    folder = workspace / "features" / "avg_pool"
-    made = {"classes": classes, "rows": rows, "noise": 4.0, **changed}
-    make_cache(folder, lite0(), (1280,), **made)
-    return workspace
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A workspace with a trained and judged run; not to be changed."""
+    workspace = make_workspace(tmp_path_factory.mktemp("judged"))
+    train(workspace)
+    return workspace, judge(workspace)
 
 
-def train(workspace, **settings):
-    config = TrainTailConfig(**{**TRAIN, **settings})
-    train_tail.run(workspace, workspace / "features", config, 0, Silent())
-
-
-def judge(workspace, progress=None, seed=0, **settings):
-    return evaluate.run(workspace, EvalConfig(**settings), seed, progress or Silent())
+@pytest.fixture
+def workspace(judged, tmp_path):
+    return shutil.copytree(judged[0], tmp_path / "copy")
 
 
 def by_hand(workspace, split="test", name="avg_pool"):
@@ -81,19 +71,6 @@ def without_resampling(results):
     for found in kept["comparators"].values():
         del found["difference_ci95"]
     return kept
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    """A workspace with a trained and judged run; not to be changed."""
-    workspace = make_workspace(tmp_path_factory.mktemp("judged"))
-    train(workspace)
-    return workspace, judge(workspace)
-
-
-@pytest.fixture
-def workspace(judged, tmp_path):
-    return shutil.copytree(judged[0], tmp_path / "copy")
 
 
 def test_eval_results_have_the_contracts_keys_and_kinds(judged):
@@ -230,55 +207,12 @@ def test_eval_topology_without_original_is_held_against_the_original(workspace):
     assert results["topology"]["top1"] == pytest.approx(np.mean(logits.argmax(axis=1) == labels))
 
 
-def test_eval_unknown_run_raises_listing_the_others(workspace):
-    with pytest.raises(TrainingError, match="no such run; there are avg_pool"):
-        judge(workspace, run="avg_pol")
-
-
-def test_eval_without_any_run_raises(tmp_path):
-    with pytest.raises(TrainingError, match="no run yet; run `bottleneck train-tail` first"):
-        judge(tmp_path)
-
-
-def test_eval_unfinished_run_raises(workspace):
-    (workspace / "runs" / "avg_pool" / "summary.json").unlink()
-    with pytest.raises(TrainingError, match=r"avg_pool: not finished; train it to its end first"):
-        judge(workspace)
-
-
-def test_eval_missing_checkpoint_raises_naming_it(workspace):
-    Store.of(workspace / "runs" / "avg_pool", "default").best.unlink()
-    with pytest.raises(TrainingError, match=r"default/step-\d+\.npz: no such checkpoint"):
-        judge(workspace)
-
-
 def test_eval_missing_predictions_are_made_again(workspace, judged):
     path = workspace / "runs" / "avg_pool" / "predictions.parquet"
     before = path.read_bytes()
     path.unlink()
     assert judge(workspace) == judged[1]
     assert path.read_bytes() == before
-
-
-def test_eval_cache_made_anew_with_other_settings_raises(workspace):
-    shutil.rmtree(workspace / "features")
-    make_workspace(workspace, seed=1)
-    (workspace / "runs" / "avg_pool" / "results.json").unlink()
-    with pytest.raises(ManifestError, match="made anew with other settings since this run"):
-        judge(workspace)
-
-
-def test_eval_split_without_images_raises(tmp_path):
-    workspace = make_workspace(tmp_path, rows={"train": 20, "val": 8})
-    train(workspace, epochs=1)
-    with pytest.raises(ConfigError, match="no images in split test; choose another with --split"):
-        judge(workspace)
-
-
-def test_eval_without_its_cache_raises_naming_the_command(workspace):
-    shutil.rmtree(workspace / "features")
-    error = the_error(invoke("eval", "--run", "avg_pool", "-C", workspace))
-    assert error.endswith("features: no cache here; run `bottleneck extract` first")
 
 
 def test_eval_protocol_thesis_is_split_val(workspace):
@@ -304,6 +238,35 @@ def test_eval_writes_lists_of_the_images_with_their_paths(workspace):
     assert gained["path"] == str(workspace / "pets" / gained["id"])
     assert gained["topology_top5"].split("; ")[0] == gained["label"]
     assert gained["default_top5"].split("; ")[0] != gained["label"]
+
+
+def all_but_lists(run_dir):
+    return {path: data for path, data in tree(run_dir).items() if not path.startswith("images/")}
+
+
+def test_eval_of_images_that_moved_writes_their_lists_again_and_nothing_else(workspace, notes):
+    run_dir = workspace / "runs" / "avg_pool"
+    before = all_but_lists(run_dir)
+    for root in (None, workspace / "old", workspace / "new"):
+        results = evaluate.run(workspace, EvalConfig(), 0, notes, images_dir=root)
+        for kind in "abc":
+            rows = pq.read_table(run_dir / "images" / f"type_{kind}.parquet").to_pylist()
+            assert len(rows) == results[f"type_{kind}"]
+            assert {row["path"] for row in rows} == {
+                f"{root}/{row['id']}" if root else row["id"] for row in rows
+            }
+    assert notes.said.count("run avg_pool: its lists of images were written again") == 2
+    assert notes.said.count("nothing to do: run avg_pool is judged") == 3
+    assert all_but_lists(run_dir) == before
+
+
+def test_eval_list_that_was_deleted_is_made_again(workspace):
+    for name in ("type_a.parquet", "type_c.csv"):
+        path = workspace / "runs" / "avg_pool" / "images" / name
+        before = path.read_bytes()
+        path.unlink()
+        judge(workspace)
+        assert path.read_bytes() == before
 
 
 def test_run_made_anew_keeps_nothing_of_its_old_evaluation(workspace):
@@ -336,19 +299,3 @@ def test_eval_killed_in_the_middle_leaves_no_results_of_other_predictions(worksp
             judge(workspace, seed=1)
     assert not (workspace / "runs" / "avg_pool" / "results.json").exists()
     assert judge(workspace, seed=1)["seed"] == 1
-
-
-def test_eval_of_a_checkpoint_that_is_replaced_meanwhile_raises(workspace, monkeypatch):
-    best = Store.of(workspace / "runs" / "avg_pool", "topology").best
-    write = image_lists.write
-
-    def replace_and_write(*arguments):
-        weights, state = checkpoints.load(best)
-        checkpoints.save(best, [(name, array + 1) for name, array in weights.items()], state)
-        write(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipelines.evaluation.image_lists.write", replace_and_write)
-        with pytest.raises(ManifestError, match="a checkpoint was replaced while it was judged"):
-            judge(workspace, seed=1)
-    assert not (workspace / "runs" / "avg_pool" / "results.json").exists()

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from pipelines.analysis.naming import DEFAULT, TOPOLOGY
+from pipelines.errors import ShardError
 from pipelines.evaluation.predictions import TYPES
 from pipelines.storage import atomic, parquet
 
@@ -55,6 +56,26 @@ def write(
         check()
 
 
+def have_paths(folder: Path, images_dir: Path | None) -> bool:
+    """Tell whether lists are whole and have the paths of this folder, each by its first image.
+
+    Args:
+        folder: of the lists.
+        images_dir: as `write` takes it.
+    """
+    for path in (folder / f"{_stem(kind)}.parquet" for kind in TYPES):
+        try:
+            with parquet.reading(path), parquet.open_file(path) as file:
+                table = file.read_row_group(0, ["id", "path"]) if file.num_row_groups else None
+        except ShardError:
+            return False
+        if table is not None:
+            ids, paths = (table[name].combine_chunks()[:1] for name in ("id", "path"))
+            if not paths.equals(_paths(ids, images_dir)):
+                return False
+    return all((folder / f"{_stem(kind)}.csv").exists() for kind in TYPES)
+
+
 def schema(branches: Sequence[str]) -> pa.Schema:
     """Return the columns of a list."""
     by_branch = (
@@ -89,10 +110,8 @@ def _rows(
     table: pa.Table, names: pa.Array, images_dir: Path | None, columns: pa.Schema
 ) -> pa.Table:
     ids = table["id"].combine_chunks()
-    root = "" if images_dir is None else f"{images_dir.as_posix()}/"
-    below = pc.binary_join_element_wise(root, ids, "")
     made = {
-        "path": pc.if_else(pc.starts_with(ids, "/"), ids, below),  # as `Source.path_of` has it
+        "path": _paths(ids, images_dir),
         "label": names.take(table["label"].combine_chunks()),
         **{
             f"{model}_top5": _joined(table[f"{model}_top5"].combine_chunks(), names)
@@ -106,16 +125,27 @@ def _rows(
     return pa.table(arrays, schema=columns)
 
 
+def _paths(ids: pa.Array, images_dir: Path | None) -> pa.Array:
+    """Return where images are, as `Source.path_of` has it."""
+    root = "" if images_dir is None else f"{images_dir.as_posix()}/"
+    below = pc.binary_join_element_wise(root, ids, "")
+    return pc.if_else(pc.starts_with(ids, "/"), ids, below)
+
+
 def _joined(lists: pa.ListArray, names: pa.Array) -> pa.Array:
     """Turn lists of class numbers into names in one text."""
     named = pa.ListArray.from_arrays(lists.offsets, names.take(lists.values))
     return pc.binary_join(named, _BETWEEN)
 
 
+def _stem(kind: str) -> str:
+    return f"type_{kind.lower()}"
+
+
 @contextlib.contextmanager
 def _open(folder: Path, kind: str, columns: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
     """Open both files of a type; give a function that appends rows to them."""
-    stem = f"type_{kind.lower()}"
+    stem = _stem(kind)
     with (
         parquet.table_writer(folder / f"{stem}.parquet", columns, "zstd") as writer,
         atomic.atomic_file(folder / f"{stem}.csv") as file,
