@@ -75,6 +75,12 @@ class Plan:
         return runs.folder_of(self.workspace_dir, self.name) / f"{FOLDS}{kind}"
 
     @property
+    def with_defaults(self) -> frozenset[str]:
+        """Runs that have a default model: the run's own, which is that of all, and any chain's."""
+        chains = [one.chain for one in self.entries if one.called == TOPOLOGY or len(one.chain) > 1]
+        return frozenset(run.ask.run for chain in chains for run in chain)
+
+    @property
     def control_branches(self) -> tuple[str, ...]:
         """Of the control set, as many as the run has of its own."""
         branches = self.control.layout.branches if self.control else ()

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from caches import lite0, make_cache
 from commands import invoke, the_error
+from conftest import Notes
 
 from pipelines import evaluate, train_tail
 from pipelines.config import EvalConfig, TrainTailConfig
-from pipelines.errors import ConfigError, SavedInterrupt
+from pipelines.errors import ConfigError, ManifestError, SavedInterrupt
+from pipelines.evaluation import folds
+from pipelines.images import index
 from pipelines.progress import Silent
+from pipelines.storage import parquet
+from pipelines.storage.cache import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("networks_once")
 BRANCHES = ("original", "q010", "q050")
@@ -23,6 +30,7 @@ CONTROLS = ("original", "control_01", "control_02")
 ROWS = {"train": 40, "val": 20, "test": 40}
 MADE = {"classes": ("no", "yes"), "rows": ROWS, "noise": 4.0, "labels_seed": 3}
 TRAIN = {"batch_size": 10, "epochs": 2, "learning_rate": 0.001}
+FEW = {"seeds": 1, "compare": ("mean",)}
 ASKED = {"run": "main", "folds": 2, "seeds": 2, "compare": ("all",)}
 
 
@@ -31,10 +39,10 @@ def train(workspace, **settings):
     train_tail.run(workspace, workspace / "features", config, 0, Silent())
 
 
-def judge(workspace, watch=None, **settings):
+def judge(workspace, watch=None, progress=None, **settings):
     config = EvalConfig(**{**ASKED, **settings})
     more = {} if watch is None else {"watch": watch}
-    return evaluate.run(workspace, config, 0, Silent(), **more)
+    return evaluate.run(workspace, config, 0, progress or Silent(), **more)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +65,19 @@ def judged(trained, tmp_path_factory):
     return workspace, judge(workspace)
 
 
+@pytest.fixture(scope="module")
+def few_once(trained, tmp_path_factory):
+    """The same with little compared, once; what was returned and said; not to be changed."""
+    workspace = shutil.copytree(trained, tmp_path_factory.mktemp("few") / "copy")
+    notes = Notes()
+    return workspace, judge(workspace, progress=notes, **FEW), notes.said
+
+
+@pytest.fixture
+def few(few_once, tmp_path):
+    return shutil.copytree(few_once[0], tmp_path / "few")
+
+
 @pytest.fixture
 def workspace(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "copy")
@@ -70,7 +91,9 @@ def tables(workspace):
 def test_folds_judge_every_image_once_a_seed(judged):
     workspace, results = judged
     found = tables(workspace)
-    assert list(found) == [f"seed-{seed}-fold-{number}" for seed in (0, 1) for number in (1, 2)]
+    assert list(found) == [
+        f"seed-{seed}-fold-{number}-of-2" for seed in (0, 1) for number in (1, 2)
+    ]
     for seed in (0, 1):
         ids = [
             name
@@ -79,7 +102,7 @@ def test_folds_judge_every_image_once_a_seed(judged):
             for name in t["id"].to_pylist()
         ]
         assert len(ids) == len(set(ids)) == results["num_images"] == 100
-    first, second = (set(found[f"seed-{seed}-fold-1"]["id"].to_pylist()) for seed in (0, 1))
+    first, second = (set(found[f"seed-{seed}-fold-1-of-2"]["id"].to_pylist()) for seed in (0, 1))
     assert first != second
 
 
@@ -97,30 +120,85 @@ def test_folds_results_are_means_of_the_images(judged):
     assert saved == results
 
 
-def test_folds_leave_no_checkpoints_and_no_runs_of_the_users(judged):
-    workspace, _ = judged
+def checkpoints_of(workspace):
+    """When each checkpoint in the folds was written, by its path in them."""
     folder = workspace / "runs" / "main" / "folds"
-    assert {path.suffix for path in folder.iterdir() if path.is_file()} >= {".json", ".parquet"}
-    assert not list(folder.rglob("*.npz"))
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in sorted(folder.rglob("*.npz"))
+    }
+
+
+def test_folds_keep_the_best_checkpoints_alone_and_make_no_runs_of_the_users(judged):
+    workspace, _ = judged
+    kept = [path.split("/") for path in checkpoints_of(workspace)]
+    models = [(fold, run, model) for fold, _, run, _, model, _ in kept]
+    trained = [("main", "default"), ("main", "topology")]
+    trained += [("main-control", "topology"), ("main-copies", "topology")]
+    assert models == [(fold, *one) for fold in tables(workspace) for one in trained]
     assert [path.name for path in (workspace / "runs").glob("*/")] == ["main"]
 
 
 def test_folds_again_train_nothing(judged):
     workspace, results = judged
-    left = workspace / "runs" / "main" / "folds" / "seed-0-fold-1-at-work-0123abcd" / "runs"
-    left.mkdir(parents=True)  # by a start that was killed at its very end
     before = {path: path.stat().st_mtime_ns for path in workspace.rglob("fold*/*.parquet")}
     assert judge(workspace) == results
     assert {path: path.stat().st_mtime_ns for path in workspace.rglob("fold*/*.parquet")} == before
-    assert not left.parent.exists()
 
 
-FEW = {"seeds": 1, "compare": ("mean",)}
+def test_folds_with_a_further_comparator_train_it_alone(few_once, few, notes):
+    workspace, before = few, few_once[1]
+    there = checkpoints_of(workspace)
+    train(workspace, run="averaged", fusion="mean")
+    results = judge(workspace, progress=notes, seeds=1, compare=("averaged",))
+    assert "folds: 2 are judged again: what is compared has changed" in " ".join(notes.said)
+    assert results["topology"] == before["topology"]
+    found = checkpoints_of(workspace)
+    assert {path: time for path, time in found.items() if path in there} == there
+    assert {path.split("/")[2] for path in found.keys() - there.keys()} == {"averaged"}
+    train(workspace, run="averaged", fusion="mean", epochs=1, overwrite=True)
+    judge(workspace, seeds=1, compare=("averaged",))  # which is another one now
+    again = checkpoints_of(workspace)
+    assert {path: time for path, time in again.items() if path in there} == there
+    assert not {*found.values()} & {again[path] for path in again.keys() - there.keys()}
+
+
+def test_folds_a_damaged_table_is_made_again(few_once, few, notes):
+    workspace, before = few, few_once[1]
+    there, (damaged, _) = checkpoints_of(workspace), tables(workspace)
+    path = workspace / "runs" / "main" / "folds" / f"{damaged}.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    assert judge(workspace, progress=notes, **FEW) == before
+    assert "folds: 1 are judged again" in " ".join(notes.said)
+    assert checkpoints_of(workspace) == there
+
+
+def write_hashes(workspace, hash_of):
+    """Hash the images of the cache as an index does."""
+    ids, _ = folds.read_labels(FeatureCache(workspace / "features" / "avg_pool"))
+    folder = workspace / index.FOLDER / index.HASHES
+    folder.mkdir(parents=True)
+    hashes = [hashlib.sha256(hash_of(name)).hexdigest() for name in ids]
+    parquet.write_table(folder / "00000.parquet", pa.table({"id": ids, "sha256": hashes}))
+
+
+def test_folds_keep_images_of_the_same_bytes_together(workspace, notes):
+    write_hashes(workspace, lambda name: name[:-1].encode())  # ten each, of all classes
+    judge(workspace, progress=notes, folds=2, seeds=1, compare=("mean",))
+    first, second = (
+        {name[:-1] for name in t["id"].to_pylist()} for t in tables(workspace).values()
+    )
+    assert not first & second
+    assert any("images have the bytes of another and stay with it" in one for one in notes.said)
+
+
+def test_folds_say_when_nothing_tells_the_same_bytes_any_more(few_once):
+    assert any("of 100 images nothing says any more what bytes" in one for one in few_once[2])
 
 
 @pytest.mark.parametrize("num_questions", [3, 25])
 def test_folds_asked_to_stop_go_on_and_end_with_the_same_results(
-    workspace, trained, tmp_path, num_questions
+    workspace, few_once, num_questions
 ):
     asked = []
 
@@ -134,19 +212,11 @@ def test_folds_asked_to_stop_go_on_and_end_with_the_same_results(
 
     with pytest.raises(SavedInterrupt, match="the same command goes on from there"):
         judge(workspace, watch, **FEW)
-    undisturbed = shutil.copytree(trained, tmp_path / "undisturbed")
-    assert judge(workspace, **FEW) == judge(undisturbed, **FEW)
-    found = tables(undisturbed)
+    assert judge(workspace, **FEW) == few_once[1]
+    found = tables(few_once[0])
     assert len(found) == 2
     for name, table in tables(workspace).items():
         assert found[name].equals(table)
-
-
-def test_folds_with_another_number_are_made_anew(workspace):
-    judge(workspace, **FEW)
-    results = judge(workspace, folds=3, **FEW)
-    assert results["folds"]["num_folds"] == 3
-    assert results["num_images"] == 100
 
 
 def test_folds_under_the_thesis_protocol_select_on_what_they_report(workspace):
@@ -170,6 +240,9 @@ def test_folds_of_a_chain_train_the_chain_in_every_fold(tmp_path):
     results = judge(tmp_path, run="second", seeds=1, compare=("copies",))
     assert {"topology", "copies"} <= set(results["comparators"])
     assert results["num_images"] == 24
+    train(tmp_path, node="avg_pool", run="first", epochs=2, batch_size=4, overwrite=True)
+    with pytest.raises(ManifestError, match="run first: trained anew since run second started"):
+        judge(tmp_path, run="second", seeds=1, compare=("copies",))
 
 
 def test_more_folds_than_images_of_a_class_raise(workspace):

@@ -43,6 +43,7 @@ def make_folds(
             oracle = np.min([ranks[name] for name in (DEFAULT, *BRANCHES)], axis=0)
             control = np.minimum(ranks[DEFAULT], rng.integers(0, NUM_CLASSES, size))
             summary = {
+                "num_train": (num_images - size) * 4 // 5,  # the rest selects the checkpoint
                 "averages": {
                     name: {
                         "balanced_accuracy": float(rng.random()),
@@ -57,14 +58,20 @@ def make_folds(
     return found
 
 
-def corrected(differences: np.ndarray, num_folds: int) -> tuple[float, tuple[float, float], float]:
+def corrected(
+    differences: np.ndarray, folds: list[Judged]
+) -> tuple[float, tuple[float, float], float]:
     """Test by hand: mean, 95% interval, p (Nadeau and Bengio 2003)."""
     num = differences.size
     mean, deviation = np.mean(differences), np.std(differences, ddof=1)
-    error = deviation * math.sqrt(1 / num + 1 / (num_folds - 1))  # n_test/n_train = 1/(folds - 1)
+    error = deviation * math.sqrt(1 / num + ratio(folds))
     t = stats.t(num - 1)
     half_width = t.ppf(0.975) * error
     return mean, (mean - half_width, mean + half_width), 2 * t.sf(abs(mean) / error)
+
+
+def ratio(folds: list[Judged]) -> float:
+    return sum(len(one.oracle) for one in folds) / sum(one.summary["num_train"] for one in folds)
 
 
 def accuracies(folds: list[Judged], name: str) -> np.ndarray:
@@ -119,7 +126,7 @@ def test_accuracies_are_the_shares_of_all_images_of_all_seeds(folds, found):
 
 def test_accuracy_interval_is_the_corrected_one_over_the_folds(folds, found):
     for name, of_name in found["comparators"].items():
-        _, bounds, _ = corrected(accuracies(folds, name), 4)
+        _, bounds, _ = corrected(accuracies(folds, name), folds)
         assert of_name["ci95"] == pytest.approx(bounds)
 
 
@@ -128,7 +135,7 @@ def test_differences_have_the_corrected_t_test(folds, found):
         if name == DEFAULT:
             continue
         differences = accuracies(folds, name) - accuracies(folds, DEFAULT)
-        mean, bounds, p = corrected(differences, 4)
+        mean, bounds, p = corrected(differences, folds)
         assert of_name["difference"] == pytest.approx(mean)
         assert of_name["difference_ci95"] == pytest.approx(bounds)
         assert of_name["p"] == pytest.approx(p)
@@ -166,7 +173,7 @@ def test_mcnemar_p_is_the_median_over_the_seeds(folds, found):
 def test_against_is_the_topology_less_each_model_of_its_own(folds, found):
     assert list(found["against"]) == list(OTHERS)
     for name, of_name in found["against"].items():
-        mean, bounds, p = corrected(accuracies(folds, TOPOLOGY) - accuracies(folds, name), 4)
+        mean, bounds, p = corrected(accuracies(folds, TOPOLOGY) - accuracies(folds, name), folds)
         assert (of_name["difference"], of_name["p"]) == pytest.approx((mean, p))
         assert of_name["ci95"] == pytest.approx(bounds)
         every = mcnemar_by_seed(folds, name, TOPOLOGY)
@@ -237,8 +244,9 @@ def test_one_seed_of_two_folds_has_one_degree_of_freedom():
     own = found["comparators"][TOPOLOGY]
     assert own["difference"] == pytest.approx((first + second) / 2)
     # Student's t with one degree of freedom is Cauchy's distribution; the variance of the mean is
-    # (1/2 + 1) s^2, and s is the distance of the two values over the root of 2.
-    error = abs(first - second) / math.sqrt(2) * math.sqrt(1.5)
+    # (1/2 + 61/48) s^2, and s is the distance of the two values over the root of 2: 61 images are
+    # judged in both folds together, and 24 are learnt from in each.
+    error = abs(first - second) / math.sqrt(2) * math.sqrt(1 / 2 + 61 / 48)
     t = abs(first + second) / 2 / error
     assert own["p"] == pytest.approx(1 - 2 * math.atan(t) / math.pi)
     assert own["mcnemar_p"] == pytest.approx(mcnemar_by_seed(folds, DEFAULT, TOPOLOGY)[0])
@@ -259,7 +267,7 @@ def test_smallest_gain_is_found_with_the_power_of_the_noncentral_t(num_seeds, nu
     least = figures(folds, ask(NUM_CLASSES))["min_detectable_gain"]
     differences = accuracies(folds, TOPOLOGY) - accuracies(folds, DEFAULT)
     num = num_seeds * num_folds
-    error = np.std(differences, ddof=1) * math.sqrt(1 / num + 1 / (num_folds - 1))
+    error = np.std(differences, ddof=1) * math.sqrt(1 / num + ratio(folds))
     power = stats.nct(num - 1, least / error).sf(stats.t(num - 1).ppf(0.975))
     assert power == pytest.approx(0.8, abs=1e-4)
 

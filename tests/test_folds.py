@@ -131,7 +131,7 @@ def test_val_is_drawn_anew_in_every_fold():
 
 @pytest.mark.parametrize(
     ("number", "num_folds", "name"),
-    [(3, 5, "seed-4-fold-3"), (3, 10, "seed-4-fold-03"), (10, 10, "seed-4-fold-10")],
+    [(3, 5, "seed-4-fold-3-of-5"), (3, 10, "seed-4-fold-03-of-10"), (10, 10, "seed-4-fold-10-of-10")],
 )
 def test_name_sorts_like_the_number(number, num_folds, name):
     assert Fold(number, num_folds, 4, {}).name == name
@@ -291,3 +291,43 @@ def test_folded_cache_some_rows_of_a_split_are_refused(folder, every):
         cache.reader(TRAIN, rows=np.arange(3))
     with pytest.raises(ValueError, match="a whole split at a time"):
         cache.reader([TRAIN, VAL])
+
+
+def make_groups(labels: np.ndarray, seed: int = 2) -> np.ndarray:
+    """Put a third of the images into groups of two or three, some of two classes."""
+    groups = np.arange(len(labels))
+    some = np.random.default_rng(seed).permutation(len(labels))[: len(labels) // 3]
+    groups[some] = some[np.arange(len(some)) // 3 * 3]
+    return groups
+
+
+@FOLDS
+@HONESTY
+def test_images_of_a_group_are_in_one_split_of_every_fold(num_folds, is_honest):
+    labels = make_labels((60, 60, 60, 60))
+    groups = make_groups(labels)
+    assert len(np.unique(groups)) < len(labels) - 40
+    for fold in folds.make(labels, CLASSES, num_folds, 0, 0.2, is_honest, groups):
+        test, train = (set(groups[fold.rows[name]].tolist()) for name in (TEST, TRAIN))
+        assert not test & train
+        if is_honest:
+            assert not set(groups[fold.rows[VAL]].tolist()) & (test | train)
+        every = np.concatenate([fold.rows[TRAIN], fold.rows[TEST], *([fold.rows[VAL]] * is_honest)])
+        assert sorted(every.tolist()) == list(range(len(labels)))
+        assert len(np.unique(labels[fold.rows[TEST]])) == 4
+
+
+def test_groups_of_one_image_each_change_nothing():
+    labels = make_labels()
+    names = np.random.default_rng(0).permutation(len(labels))
+    alone = folds.make(labels, CLASSES, 5, 0, 0.2, True, names)
+    assert rows_of(alone) == rows_of(make(labels=labels))
+
+
+def test_class_of_fewer_groups_than_folds_is_refused_in_words():
+    labels = np.repeat(np.arange(4), 6).astype(np.int32)
+    groups = np.arange(24)
+    groups[6:11] = 6  # five of six bees are the same
+    words = "--folds 3: class bee has 6 images, 2 that are not the same bytes as another; give 2 to"
+    with pytest.raises(ConfigError, match=words):
+        folds.make(labels, CLASSES, 3, 0, 0.2, True, groups)

@@ -126,3 +126,13 @@ def test_pixels_of_damaged_hashes_are_those_of_the_file(judged):
     forget(judged)
     (judged / index.FOLDER / index.HASHES / "00000.parquet").write_bytes(b"no table")
     assert all(pixels and not problem for pixels, problem in look(judged).values())
+
+
+def test_hashes_of_files_that_could_not_be_read_are_left_out(tmp_path):
+    folder = tmp_path / index.HASHES
+    folder.mkdir()
+    words = ["cannot be read: Permission denied", hashlib.sha256(b"b").hexdigest()]
+    parquet.write_table(folder / "00000.parquet", pa.table({"id": ["a", "b"], "sha256": words}))
+    found = index.hashes(tmp_path)
+    assert found.to_pylist() == [{"id": "b", "sha256": hashlib.sha256(b"b").digest()}]
+    assert index.hashes(tmp_path / "nowhere").num_rows == 0

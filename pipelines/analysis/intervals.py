@@ -83,8 +83,8 @@ def over_folds(differences: np.ndarray, test_share: float, level: float = 0.95) 
     Args:
         differences: float, (seed, fold), differences of two shares in -1..1, one each of models
             trained and judged on the same images.
-        test_share: Share of the images that each fold is judged on, between 0 and 1; all others
-            are trained on. 1/folds in cross-validation.
+        test_share: Images that a fold is judged on, as a share of these and those it is trained on,
+            between 0 and 1. 1/folds in cross-validation where no images select the checkpoint.
         level: Confidence level, between 0 and 1.
 
     Returns:

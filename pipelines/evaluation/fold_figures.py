@@ -126,7 +126,9 @@ class _Grid:
 
     def bounded(self, values: np.ndarray) -> FoldDifference:
         """Return mean and interval of one value a fold."""
-        return intervals.over_folds(values, 1 / self.num_folds)
+        num_test = sum(len(one.oracle) for one in self.folds)
+        num_train = sum(one.summary["num_train"] for one in self.folds)
+        return intervals.over_folds(values, num_test / (num_test + num_train))
 
     def min_gain(self) -> float | None:
         """Return the smallest gain over the default model that would have been shown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,16 @@ class Fold:
     def name(self) -> str:
         """A folder's name."""
         width = len(str(self.num_folds))
-        return f"seed-{self.seed}-fold-{self.number:0{width}d}"
+        return f"seed-{self.seed}-fold-{self.number:0{width}d}-of-{self.num_folds}"
+
+    @property
+    def rows_sha256(self) -> str:
+        """Digest of which images are in which split."""
+        digest = hashlib.sha256()
+        for name, rows in self.rows.items():
+            digest.update(f"{name} {len(rows)} ".encode())
+            digest.update(np.ascontiguousarray(rows, "<i8").tobytes())
+        return digest.hexdigest()
 
 
 def make(
@@ -49,8 +59,11 @@ def make(
     seed: int,
     val_share: float,
     is_honest: bool,
+    groups: np.ndarray | None = None,
 ) -> list[Fold]:
     """Divide images so that each class is spread evenly over the folds.
+
+    Images of one group are never on both sides; a group counts for the class of its first image.
 
     Args:
         labels: int32 (images,), of all images.
@@ -59,20 +72,23 @@ def make(
         seed: of the parts.
         val_share: of the images that are not reported on, to select the checkpoint on.
         is_honest: select on other images than are reported on.
+        groups: int (images,), equal for images that stay together; None where each is alone.
 
     Raises:
         ConfigError: a class has fewer images than there are folds, so that one would have none; or
             none is left to select the checkpoint on.
     """
-    _check(labels, classes, num_folds)
-    part = _deal(labels, num_folds, (seed, _FOLDS))
+    if groups is None:
+        groups = np.arange(len(labels))
+    _check(labels, groups, classes, num_folds)
+    part = _deal(labels, groups, num_folds, (seed, _FOLDS))
     found = []
     for number in range(num_folds):
         test = np.flatnonzero(part == number)
         rest = np.flatnonzero(part != number)
         val = test
         if is_honest:
-            is_val = _chosen(labels[rest], val_share, (seed, _VAL, number))
+            is_val = _chosen(labels[rest], groups[rest], val_share, (seed, _VAL, number))
             val, rest = rest[is_val], rest[~is_val]
             if not len(val):
                 raise ConfigError(
@@ -84,14 +100,19 @@ def make(
     return found
 
 
-def _check(labels: np.ndarray, classes: Sequence[str], num_folds: int) -> None:
+def _check(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str], num_folds: int) -> None:
     """Refuse a number of folds that would leave one of them without a class."""
-    counts = np.bincount(labels, minlength=len(classes))
+    firsts, _ = _units(groups)
+    counts = np.bincount(labels[firsts], minlength=len(classes))
     least = int(np.argmin(counts))
     most = int(counts[least])
     if 2 <= num_folds <= most:
         return
-    what = f"--folds {num_folds}: class {classes[least]} has {most} image{'s' * (most != 1)}"
+    num_images = int(np.count_nonzero(labels == least))
+    what = f"--folds {num_folds}: class {classes[least]} has {num_images} "
+    what += "image" if num_images == 1 else "images"
+    if num_images > most:
+        what += f", {most} that are not the same bytes as another"
     mend = f"give 2 to {most}" if most >= 2 else "every fold needs one; add images of it"
     raise ConfigError(f"{what}; {mend}", is_usage=True)
 
@@ -119,7 +140,7 @@ class FoldedCache(FeatureCache):
             "num_folds": fold.num_folds,
         }
         kept["num_rows"] = {name: len(rows) for name, rows in fold.rows.items()}
-        kept["val_is_test"] = np.array_equal(fold.rows[VAL], fold.rows[TEST])
+        kept["rows_sha256"] = fold.rows_sha256
         self.fingerprint = {**self.fingerprint, "fold": kept}
 
     @property
@@ -163,34 +184,51 @@ def read_labels(cache: FeatureCache) -> tuple[list[str], np.ndarray]:
     return ids, np.concatenate(labels)
 
 
-def _deal(labels: np.ndarray, num_parts: int, key: tuple[int, ...]) -> np.ndarray:
-    """Deal the images of each class out like cards; no part gets many of the remainders.
+def _units(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first image of each group, rising, and which of these each image goes with."""
+    _, firsts, unit_of = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.argsort(firsts, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return firsts[order], place[unit_of]
+
+
+def _deal(
+    labels: np.ndarray, groups: np.ndarray, num_parts: int, key: tuple[int, ...]
+) -> np.ndarray:
+    """Deal the groups of each class out like cards; no part gets many of the remainders.
 
     Returns:
         int64 (images,), the part of each.
     """
+    firsts, unit_of = _units(groups)
+    labels = labels[firsts]
     rng = _generator(*key)
     parts, start = np.empty(len(labels), np.int64), 0
     for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        parts[rows] = (start + np.arange(len(rows))) % num_parts
-        start += len(rows)
-    return parts
+        units = rng.permutation(np.flatnonzero(labels == label))
+        parts[units] = (start + np.arange(len(units))) % num_parts
+        start += len(units)
+    return parts[unit_of]
 
 
-def _chosen(labels: np.ndarray, share: float, key: tuple[int, ...]) -> np.ndarray:
-    """Choose a share of each class, at least one image of each that has two.
+def _chosen(
+    labels: np.ndarray, groups: np.ndarray, share: float, key: tuple[int, ...]
+) -> np.ndarray:
+    """Choose a share of the groups of each class, at least one of each class that has two.
 
     Returns:
         bool (images,).
     """
+    firsts, unit_of = _units(groups)
+    labels = labels[firsts]
     rng = _generator(*key)
     is_chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        num = min(max(1, round(share * len(rows))), len(rows) - 1)
-        is_chosen[rows[:num]] = True
-    return is_chosen
+        units = rng.permutation(np.flatnonzero(labels == label))
+        num = min(max(1, round(share * len(units))), len(units) - 1)
+        is_chosen[units[:num]] = True
+    return is_chosen[unit_of]
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -193,7 +193,7 @@ class _Run:
                 taken = self._columns(features, one.design.branches)
             by_name[one.name] = logits_of(taken)[0].numpy()
         swapped = rest[0] if rest else None
-        self._check(batch, by_name, default)
+        self._check(batch, by_name, default, on_control)
         return Scores(list(batch.ids), batch.labels, default, by_name, on_control, swapped)
 
     def _columns(self, features: np.ndarray, branches: Sequence[str]) -> np.ndarray:
@@ -205,9 +205,17 @@ class _Run:
         alone = (np.ascontiguousarray(features[:, i : i + 1]) for i in range(features.shape[1]))
         return np.stack([self._default(one)[0].numpy() for one in alone], axis=1)
 
-    def _check(self, batch: Batch, by_name: Mapping[str, np.ndarray], default: np.ndarray) -> None:
-        for one in self._party.every:
-            scores = by_name.get(one.name, default)
+    def _check(
+        self,
+        batch: Batch,
+        by_name: Mapping[str, np.ndarray],
+        default: np.ndarray,
+        on_control: np.ndarray | None,
+    ) -> None:
+        found = [(one, by_name.get(one.name, default)) for one in self._party.every]
+        if on_control is not None:
+            found.append((self._party.default, on_control))
+        for one, scores in found:
             is_bad = ~np.isfinite(scores).all(axis=tuple(range(1, scores.ndim)))
             if is_bad.any():
                 raise TrainingError(

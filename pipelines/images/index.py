@@ -10,7 +10,7 @@ Every variant set follows the same index, so that sets beside each other have th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -242,23 +242,24 @@ def _hash_files(
     return done
 
 
-def hashes(folder: Path, ids: Collection[str]) -> dict[str, bytes]:
-    """Read the SHA-256 of some files as the index was made.
+def hashes(folder: Path) -> pa.Table:
+    """Read the hashes of files that were taken when the index was made; damaged ones are left out.
 
     Args:
         folder: the index's folder.
-        ids: of the images.
 
     Returns:
-        Those of the images that were hashed, 32 bytes by id.
+        id (string) and sha256 (binary, 32 bytes) of those that could be read.
     """
-    wanted, found = pa.array(sorted(ids), pa.string()), {}
+    ids: list[str] = []
+    found: list[bytes] = []
     for path in sorted((folder / HASHES).glob("*.parquet")):
         try:
             table = parquet.read_table(path)
         except PipelineError:
             continue
-        for row in table.filter(pc.is_in(table["id"], wanted)).to_pylist():
-            if not row["sha256"].startswith(_UNREADABLE):
-                found[row["id"]] = bytes.fromhex(row["sha256"])
-    return found
+        is_hash = pc.invert(pc.starts_with(table["sha256"], _UNREADABLE))
+        readable = table.filter(is_hash)
+        ids += readable["id"].to_pylist()
+        found += map(bytes.fromhex, readable["sha256"].to_pylist())
+    return pa.table({"id": pa.array(ids, pa.string()), "sha256": pa.array(found, pa.binary(32))})

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.errors import ImageError, PipelineError
-from pipelines.images import codecs, decode, index
+from pipelines.images import codecs, decode, recorded
 from pipelines.images.encode import Encoder
 from pipelines.images.versions import Versions
-from pipelines.storage import content, picking, set_folders, variants
+from pipelines.storage import picking
 from pipelines.storage.variants import ORIGINAL, VariantSet
 
-_PLACES = (set_folders.stored, set_folders.listed)
 _MEND = "bring the images back, or run `bottleneck compress`"
 
 
@@ -67,7 +68,7 @@ class Pixels:
         """
         left = dict(wanted)
         names = tuple(dict.fromkeys(name for versions in wanted.values() for name in versions))
-        found = self.stored(names)
+        found = recorded.open_stored(self.workspace_dir, self.made_from, names)
         if found is not None:
             try:
                 for row in picking.pick(found, self.split, wanted, names):
@@ -84,33 +85,15 @@ class Pixels:
             except PipelineError as error:
                 yield Pictures(image_id, {}, str(error))
 
-    def stored(self, names: Sequence[str] = (ORIGINAL,)) -> VariantSet | None:
+    def stored(self) -> VariantSet | None:
         """Open the set that the cache was made from, where its images are still there."""
-        folders = [set_folders.stored(name) for name in set_folders.SETS]
-        return next((found for found in self._sets(folders, names) if _holds_images(found)), None)
-
-    def _sets(self, folders: Sequence[Path], names: Sequence[str]) -> Iterator[VariantSet]:
-        """Open those sets that hold, or list, the very images of the cache."""
-        made = self.made_from
-        for folder in folders:
-            try:
-                found = variants.open_set(self.workspace_dir / folder, names)
-            except PipelineError:
-                continue
-            # Caches of the first release say nothing of their images' content.
-            same = made.get(content.KEY) in (None, content.digest_of(found.receipts))
-            if same and found.plan.fingerprint == made.get("variants"):
-                yield found
+        return recorded.open_stored(self.workspace_dir, self.made_from)
 
     def _hashes(self, ids: Collection[str]) -> dict[str, bytes]:
         """Find the SHA-256 of images as they were, where anything still says so."""
-        folders = [place(name) for name in set_folders.SETS for place in _PLACES]
-        for found in self._sets(folders, ()):
-            try:
-                return {row.id: row.sha256 for row in picking.pick(found, self.split, ids, ())}
-            except PipelineError:
-                continue
-        return index.hashes(self.workspace_dir / index.FOLDER, ids)
+        table = recorded.hashes(self.workspace_dir, self.made_from, (self.split,))
+        some = table.filter(pc.is_in(table["id"], pa.array(sorted(ids), pa.string())))
+        return dict(zip(some["id"].to_pylist(), some["sha256"].to_pylist(), strict=True))
 
     def _decode(self, name: str, data: bytes) -> np.ndarray:
         made = self.made_from["variants"]
@@ -137,7 +120,3 @@ class Pixels:
         others = [name for name in names if name != ORIGINAL]
         pixels = dict(zip(others, made.codec.versions(original, others), strict=True))
         return {name: original if name == ORIGINAL else pixels[name] for name in names}
-
-
-def _holds_images(found: VariantSet) -> bool:
-    return bool(variants.stored_names(found.plan))

@@ -255,13 +255,18 @@ def read_folds(run_dir: Path, split: str) -> FoldResults | None:
     """Read the results over folds that go with a split's protocol; None where there are none.
 
     Raises:
-        ManifestError: the file is damaged, or of another version.
+        ManifestError: the file is damaged, of another version, or another run's.
     """
     path = run_dir / f"results{_suffix(split)}-folds.json"
-    command = eval_command(run_dir.name, split)
     if not path.exists():
         return None
-    return _validated(FoldResults, path, f"delete it and run `{command} --folds` again")
+    mend = f"delete it and run `{eval_command(run_dir.name, split)} --folds 5` again"
+    found = _validated(FoldResults, path, mend)
+    if found.run != run_dir.name:
+        raise ManifestError(
+            f"{path}: results of run {found.run}, expected run {run_dir.name}; {mend}"
+        )
+    return found
 
 
 def _validated(model: type[PartT], path: Path, mend: str) -> PartT:
