@@ -133,18 +133,18 @@ def chain_of(workspace_dir: Path, name: str) -> list[tuple[str, Run]]:
     """Return a run behind those that it starts from: names, and what they are.
 
     Raises:
-        TrainingError: one of them is gone, or has no checkpoint any more.
-        ManifestError: one was trained anew since.
+        TrainingError: one of them is gone.
+        ManifestError: one was trained anew since; where its checkpoints are gone, nobody knows.
     """
     found = [(name, runs.read(workspace_dir, name))]
     while found[0][1].parent:
         child, described = found[0]
         parent = described.parent
         found.insert(0, (parent, runs.read(workspace_dir, parent)))
-        folder = runs.folder_of(workspace_dir, parent)
         for model in evaluations.MODELS:
             started_from = described.fingerprint["start_from"].get(model)
-            if started_from not in (None, checkpoints.sha256(Store.of(folder, model).best)):
+            best = _best(workspace_dir, parent, model)
+            if started_from and best and checkpoints.sha256(best) != started_from:
                 raise ManifestError(
                     f"run {parent}: trained anew since run {child} started from it; train run "
                     f"{child} again"
@@ -276,11 +276,18 @@ def _goes_with(workspace_dir: Path, other: str, described: Run) -> bool:
 
 def _has_checkpoint(workspace_dir: Path, other: str) -> bool:
     """Tell whether a finished run can be compared; one that cannot be is told, and left."""
-    with contextlib.suppress(PipelineError):
-        if Store.of(runs.folder_of(workspace_dir, other), TOPOLOGY).best.exists():
-            return True
+    if _best(workspace_dir, other, TOPOLOGY):
+        return True
     _logger.warning("run %s is left out: its checkpoint is gone; train it again", other)
     return False
+
+
+def _best(workspace_dir: Path, name: str, model: str) -> Path | None:
+    """Return the best checkpoint of a run's model, where it is still there."""
+    with contextlib.suppress(PipelineError):
+        best = Store.of(runs.folder_of(workspace_dir, name), model).best
+        return best if best.exists() else None
+    return None
 
 
 def _check_named(workspace_dir: Path, name: str, other: str, described: Run) -> None:
