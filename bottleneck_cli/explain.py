@@ -11,6 +11,7 @@ from bottleneck_cli import options
 from bottleneck_cli.console import percent
 from bottleneck_cli.tables import columns
 from pipelines.config import ExplainConfig
+from pipelines.reporting import words
 
 _EXAMPLE = """\b
 Example:
@@ -45,8 +46,8 @@ def _lines(values: Mapping[str, Any]) -> list[str]:
     for name, one in values["default"]["branches"].items():
         rows.append([f"default on {name}{' (best)' * (name == best_version)}", *_place(one)])
     best = [
-        f"{words}: " + ", ".join(f"{one['label']} {percent(one['confidence'])}" for one in top)
-        for words, top in (
+        f"{title}: " + ", ".join(f"{one['label']} {percent(one['confidence'])}" for one in top)
+        for title, top in (
             ("default model's first", values["default"]["top5"]),
             ("topology's first", values["topology"]["top5"]),
         )
@@ -54,6 +55,7 @@ def _lines(values: Mapping[str, Any]) -> list[str]:
     return [
         f"{values['id']}: {values['label']}, {_TYPES[values['type']]} by run {values['run']} "
         f"on {values['split']}",
+        *([words.THESIS] if values["protocol"] == "thesis" else []),
         *columns(["label", "rank", "confidence"], rows),
         *best,
         *([f"picture: {values['picture']}"] if values["picture"] else []),

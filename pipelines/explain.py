@@ -16,7 +16,7 @@ from pipelines.config import ExplainConfig
 from pipelines.errors import ConfigError, PipelineError
 from pipelines.findings import Finding
 from pipelines.images import index
-from pipelines.reporting import portrait, results
+from pipelines.reporting import portrait, results, words
 from pipelines.reporting.pixels import Pictures
 from pipelines.reporting.portrait import Portrait
 from pipelines.reporting.predictions import ImagePrediction
@@ -39,7 +39,8 @@ def run(workspace_dir: Path, config: ExplainConfig, name: str, image: str) -> di
         image: its name in the run's predictions, or a path that ends in one.
 
     Returns:
-        The summary: stage, run, split, id, label, type; topology: rank, confidence, top5; default:
+        The summary: stage, run, split, protocol ("honest", or "thesis" where the checkpoints were
+        selected on these images), id, label, type; topology: rank, confidence, top5; default:
         rank, confidence, top5 (on the original) and branches, rank and confidence of the label on
         each version; best_version; difference: factor and crop (top, left, height, width), None
         without pixels; picture, its path, None where there are no pixels, for which problem says
@@ -65,6 +66,7 @@ def run(workspace_dir: Path, config: ExplainConfig, name: str, image: str) -> di
         "stage": "explain",
         "run": finding.name,
         "split": finding.results.split,
+        "protocol": finding.results.protocol,
         "id": found.id,
         "label": classes[found.label],
         "type": found.type,
@@ -100,7 +102,8 @@ def _draw(
     finding: Finding, config: ExplainConfig, found: ImagePrediction, pictures: Pictures
 ) -> dict[str, Any]:
     """Write the picture; say what is in it."""
-    data = Portrait(found, finding.described.classes, pictures.pixels, finding.name)
+    note = words.THESIS if finding.results.protocol == "thesis" else ""
+    data = Portrait(found, finding.described.classes, pictures.pixels, finding.name, note)
     default = finding.path / FOLDER / f"{safe_name(found.id)}.png"
     path = finding.workspace_dir / config.to if config.to else default
     atomic.make_folder(path.parent)

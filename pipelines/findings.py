@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines import runs, workspace
 from pipelines.errors import PipelineError
-from pipelines.images import sources
+from pipelines.images import index, sources
 from pipelines.reporting import predictions, results
 from pipelines.reporting.pixels import Pixels
 from pipelines.reporting.predictions import Predictions
 from pipelines.reporting.results import FoldResults, Results
 from pipelines.reporting.sections import BlockResult
 from pipelines.runs import Run
+from pipelines.storage import atomic
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,33 @@ def chain(finding: Finding) -> tuple[list[BlockResult], list[str]]:
         Those that were judged on the same split, from the first one on; and the names of those that
         were not, or cannot be read any more.
     """
-    described, name = finding.described, finding.name
-    found = [BlockResult(name, described.blocks[0], finding.results)]
+    split = finding.results.split
+    found = [BlockResult(finding.name, finding.described.blocks[0], finding.results)]
     missing: list[str] = []
+    for name, described in _before(finding):
+        if described is None:
+            missing.append(name)
+            continue
+        try:
+            judged = results.read(runs.folder_of(finding.workspace_dir, name), split)
+            found.append(BlockResult(name, described.blocks[0], judged))
+        except PipelineError:
+            missing.append(name)
+    return found[::-1], missing[::-1]
+
+
+def ancestry(finding: Finding) -> list[tuple[str, Run]]:
+    """Return the runs that a run goes back to, judged or not, from the first one on, and itself.
+
+    Those that cannot be read any more are left out.
+    """
+    before = [(name, run) for name, run in _before(finding) if run is not None]
+    return [*before[::-1], (finding.name, finding.described)]
+
+
+def _before(finding: Finding) -> Iterator[tuple[str, Run | None]]:
+    """Go back over the runs that a run started from; None, at the end, for one that is not read."""
+    name, described = finding.name, finding.described
     seen = {name}
     while described.parent and described.parent not in seen:
         name = described.parent
@@ -88,15 +115,19 @@ def chain(finding: Finding) -> tuple[list[BlockResult], list[str]]:
         try:
             described = runs.read(finding.workspace_dir, name)
         except PipelineError:
-            missing.append(name)
-            break
-        try:
-            run_dir = runs.folder_of(finding.workspace_dir, name)
-            judged = results.read(run_dir, finding.results.split)
-            found.append(BlockResult(name, described.blocks[0], judged))
-        except PipelineError:
-            missing.append(name)
-    return found[::-1], missing[::-1]
+            yield name, None
+            return
+        yield name, described
+
+
+def index_fingerprint(workspace_dir: Path) -> Mapping[str, Any] | None:
+    """Return what the workspace's index was made from; None where nothing says so."""
+    try:
+        info = atomic.read_json(workspace_dir / index.FOLDER / "index.json")
+    except PipelineError:
+        return None
+    made = info.get("fingerprint") if isinstance(info, dict) else None
+    return made if isinstance(made, dict) else None
 
 
 def image_root(workspace_dir: Path) -> Path | None:

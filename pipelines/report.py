@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipelines import findings, holdings, runs
+from pipelines.analysis import style
 from pipelines.analysis.curves import Training
 from pipelines.config import ReportConfig
-from pipelines.errors import PipelineError
+from pipelines.errors import ConfigError, PipelineError
 from pipelines.findings import Finding
 from pipelines.images import index
 from pipelines.progress import Progress
 from pipelines.reporting import commands, gallery, page, sections
+from pipelines.reporting.commands import Trained
 from pipelines.reporting.page import Noted, RunView
 from pipelines.reporting.sections import CacheRow
+from pipelines.runs import Run
 from pipelines.storage import atomic, parquet
 from pipelines.storage.cache import FeatureCache
 from pipelines.training import evaluations
@@ -44,6 +48,7 @@ def run(
         and kind; num_shown and num_changed images of all runs.
 
     Raises:
+        ConfigError: the page of so many runs would be too large without any image.
         TrainingError: a run is not there, not finished, or not judged.
         ManifestError: a file of it is damaged, or its predictions are of other images.
         ShardError: the file system refuses.
@@ -51,16 +56,17 @@ def run(
     asked = list(dict.fromkeys(names)) or [runs.latest(workspace_dir)]
     found = [findings.find(workspace_dir, name, config.split) for name in asked]
     views = [_view(one, f"run-{place}", progress) for place, one in enumerate(found, start=1)]
-    version = metadata.version("bottleneck-pipeline")
-    command = shlex.join(["bottleneck", "report", *asked, *_flags(config)])
-    spare = page.MAX_BYTES - len(page.render(views, version, command).encode())
-    budget = max(0, spare) // len(views)
+    render = functools.partial(_render, asked=asked, config=config)
+    bare_bytes = len(render(views))
+    if bare_bytes > page.MAX_BYTES:
+        raise _too_large(bare_bytes, len(views))
+    budget = (page.MAX_BYTES - bare_bytes) // len(views)
     views = [
         replace(view, gallery=_gallery(one, config.images, budget, progress))
         for view, one in zip(views, found, strict=True)
     ]
+    views, html = _fitted(views, render, bare_bytes)
     path = _path(workspace_dir, config, asked)
-    html = page.render(views, version, command).encode()
     atomic.make_folder(path.parent)
     atomic.write_bytes(path, html)
     galleries = [view.gallery for view in views if view.gallery is not None]
@@ -76,6 +82,56 @@ def run(
         "num_shown": sum(len(one.cards) for one in galleries),
         "num_changed": sum(one.num_changed for one in galleries),
     }
+
+
+def _render(views: Sequence[RunView], asked: Sequence[str], config: ReportConfig) -> bytes:
+    version = metadata.version("bottleneck-pipeline")
+    command = shlex.join(["bottleneck", "report", *asked, *_flags(config)])
+    return page.render(views, version, command).encode()
+
+
+def _fitted(
+    views: Sequence[RunView], render: Callable[[Sequence[RunView]], bytes], bare_bytes: int
+) -> tuple[list[RunView], bytes]:
+    """Leave out images, of every run its share, until the page has room for the others.
+
+    What a card takes was estimated: names of classes, for one, may be of any length.
+
+    Args:
+        views: with their images.
+        render: makes the page.
+        bare_bytes: its size without images.
+
+    Returns:
+        What is shown, and the page.
+
+    Raises:
+        ConfigError: there is no room without any.
+    """
+    shown, html = list(views), render(views)
+    while len(html) > page.MAX_BYTES:
+        if not any(view.gallery and view.gallery.cards for view in shown):
+            raise _too_large(len(html), len(shown))
+        share = (page.MAX_BYTES - bare_bytes) / (len(html) - bare_bytes)
+        shown = [replace(view, gallery=_trimmed(view, share)) for view in shown]
+        html = render(shown)
+    return shown, html
+
+
+def _trimmed(view: RunView, share: float) -> gallery.Gallery | None:
+    """Return the gallery with so much of what it takes."""
+    found = view.gallery
+    if found is None:
+        return None
+    return gallery.within(found, int(share * found.size_bytes), view.results.seed)
+
+
+def _too_large(size_bytes: int, num_runs: int) -> ConfigError:
+    mend = "name fewer runs" if num_runs > 1 else "give the classes shorter names"
+    return ConfigError(
+        f"report of {style.count(num_runs, 'run')}: {size_bytes:,} bytes without any image, "
+        f"expected {page.MAX_BYTES:,} at most; {mend}"
+    )
 
 
 def _path(workspace_dir: Path, config: ReportConfig, asked: Sequence[str]) -> Path:
@@ -112,9 +168,15 @@ def _view(finding: Finding, slug: str, progress: Progress) -> RunView:
         gallery=None,
         settings=sections.flattened(described.fingerprint),
         commands=commands.of_run(
-            finding.name, described.node, described.fingerprint, found.command
+            [_trained(name, one) for name, one in findings.ancestry(finding)],
+            findings.index_fingerprint(finding.workspace_dir),
+            found.command,
         ),
     )
+
+
+def _trained(name: str, described: Run) -> Trained:
+    return Trained(name, described.node, described.features_dir, described.fingerprint)
 
 
 def _caches(finding: Finding) -> Noted:
@@ -182,8 +244,7 @@ def _training(finding: Finding, slug: str) -> Noted:
 def _gallery(
     finding: Finding, num_images: int, budget_bytes: int, progress: Progress
 ) -> gallery.Gallery:
-    found = finding.results
-    num_changed = min(num_images, found.type_a + found.type_b)
-    progress.start(f"report {finding.name}: images", num_changed, "image")
-    asked = gallery.Asked(num_images, budget_bytes, found.seed)
+    asked = gallery.Asked(num_images, budget_bytes, finding.results.seed)
+    num_drawn = gallery.num_drawn(finding.predictions, asked)
+    progress.start(f"report {finding.name}: images", num_drawn, "image")
     return gallery.make(finding.predictions, finding.pixels, asked, progress.advance)

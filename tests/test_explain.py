@@ -9,12 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from commands import invoke, the_error
-from drawn import num_colours, pixels
+from drawn import badly_placed, num_colours, pixels
 from judged_workspaces import judge, rename_classes
 
 from pipelines import explain
 from pipelines.config import ExplainConfig
 from pipelines.errors import ConfigError, TrainingError
+from pipelines.reporting import portrait
 
 
 def explained(workspace, image, name="second", **settings):
@@ -148,6 +149,41 @@ def test_explain_run_of_the_original_alone_draws_it(judged):
     found = explained(judged, table_of(judged, "first")[0]["id"], "first")
     assert (found["best_version"], found["difference"]) == (None, None)
     assert num_colours(pixels(found["picture"])) > 50
+
+
+THESIS = "thesis protocol: selected and reported on the same images"
+
+
+@pytest.fixture
+def titles(monkeypatch):
+    """Collect the titles of the pictures that are drawn."""
+    found, draw = [], portrait.figure
+
+    def figure(*given):
+        drawn = draw(*given)
+        found.append(" ".join(drawn.get_suptitle().split()))
+        assert badly_placed(drawn) == []
+        return drawn
+
+    monkeypatch.setattr(portrait, "figure", figure)
+    return found
+
+
+def test_explain_of_val_says_that_it_was_selected_on_these_images(judged, titles):
+    judge(judged, "second", split="val")
+    rows = pq.read_table(judged / "runs" / "second" / "predictions-val.parquet").to_pylist()
+    image = rows[0]["id"]
+    assert explained(judged, image, split="val")["protocol"] == "thesis"
+    assert titles[0].endswith(f" by run second ({THESIS})")
+    result = invoke("explain", "second", image, "--split", "val", "-C", judged)
+    assert result.stdout.splitlines()[1] == THESIS
+
+
+def test_explain_of_test_is_honest_and_says_nothing_more(judged, titles):
+    image = table_of(judged)[0]["id"]
+    assert explained(judged, image)["protocol"] == "honest"
+    assert titles[0].endswith(" by run second")
+    assert "protocol" not in invoke("explain", "second", image, "-C", judged).stdout
 
 
 def test_explain_command_json_is_the_summary(judged):

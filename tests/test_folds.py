@@ -131,7 +131,11 @@ def test_val_is_drawn_anew_in_every_fold():
 
 @pytest.mark.parametrize(
     ("number", "num_folds", "name"),
-    [(3, 5, "seed-4-fold-3-of-5"), (3, 10, "seed-4-fold-03-of-10"), (10, 10, "seed-4-fold-10-of-10")],
+    [
+        (3, 5, "seed-4-fold-3-of-5"),
+        (3, 10, "seed-4-fold-03-of-10"),
+        (10, 10, "seed-4-fold-10-of-10"),
+    ],
 )
 def test_name_sorts_like_the_number(number, num_folds, name):
     assert Fold(number, num_folds, 4, {}).name == name

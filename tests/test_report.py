@@ -127,6 +127,27 @@ def test_report_folds_have_a_section_where_there_are_any(judged):
     )
 
 
+def side_by_side(workspace):
+    """Give the cells of the table of two runs, by the run's name; those of its head by `run`."""
+    html = write(workspace, "first", "second", images=0)[1]
+    table = html[html.index("Each run against its own default model") :]
+    rows = re.findall(r"<tr>(.*?)</tr>", table[: table.index("</table>")], re.S)
+    cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.S) for row in rows]
+    words = [[" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
+    return {row[0]: row for row in words}
+
+
+def test_report_of_several_runs_shows_folds_where_any_has_them(judged):
+    before = side_by_side(judged)
+    (judged / "runs" / "first" / "results-folds.json").write_text(json.dumps(FOLDS))
+    after = side_by_side(judged)
+    assert not any("folds" in cell for cell in before["run"])
+    assert after["run"][:3] == ["run", "verdict", "in folds, points"]
+    assert after["first"][2] == "≈ could be chance +2.10"
+    assert after["second"][2] == "–"
+    assert [[*row[:2], *row[3:]] for row in after.values()] == list(before.values())
+
+
 def test_report_damaged_folds_raise_naming_the_file(judged):
     path = judged / "runs" / "first" / "results-folds.json"
     path.write_text(json.dumps({**FOLDS, "num_images": "many"}))

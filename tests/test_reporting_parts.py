@@ -15,6 +15,7 @@ from pipelines import workspace
 from pipelines.analysis.curves import Point
 from pipelines.analysis.verdicts import Difference
 from pipelines.reporting import commands, differences, figures, gallery, marks, sections, svg, words
+from pipelines.reporting.commands import Trained
 from pipelines.reporting.figures import Measured
 from pipelines.reporting.marks import Scale
 
@@ -168,7 +169,9 @@ def test_commands_are_accepted_by_the_program_and_mean_the_same(judged_once):
             "profile": {"precision": "float32", "threads": 2, "device": "cpu"},
         },
     }
-    lines = commands.of_run("it's", "mixed_9", made, ["bottleneck", "eval", "--run", "it's"])
+    chain = [Trained("it's", "mixed_9", "features", made)]
+    index = json.loads((judged_once / "index" / "index.json").read_text())["fingerprint"]
+    lines = commands.of_run(chain, index, ["bottleneck", "eval", "--run", "it's"])
     assert [line.split()[1] for line in lines] == ["compress", "extract", "train-tail", "eval"]
     configs = []
     group = click.Context(main, **main.context_settings)

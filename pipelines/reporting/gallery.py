@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from markupsafe import escape
 
 from pipelines.reporting import differences, marks, thumbnails
 from pipelines.reporting.marks import Spark
@@ -16,8 +17,10 @@ from pipelines.storage.variants import ORIGINAL
 _SIDES = (288, 224, 160, 112)  # of pictures, in pixels; the largest that all have room with
 _TYPES = ("A", "B")
 _DIFFERENCE = "difference"
-_MARKUP_BYTES = 4_000  # of a card, beside its pictures and its name
+_MARKUP_BYTES = 1_900  # of a card, beside its pictures, its versions and its name
+_VERSION_BYTES = 100  # of each version in it: a row of the table, a point of the curve
 _NUM_NAMES = 8  # times that the name stands in it
+_SQUARE_BYTE = 5  # an image's pictures take a fifth of their side squared in bytes, or more
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Card:
     def size_bytes(self) -> int:
         """What it takes on the page, about."""
         pictures = len(self.original) + len(self.best) + len(self.difference)
-        return _MARKUP_BYTES + _NUM_NAMES * len(self.image.id.encode()) + pictures
+        name = str(escape(self.image.id)).encode()
+        return _least_bytes(len(self.image.confidences)) + _NUM_NAMES * len(name) + pictures
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Gallery:
         num_gained: of all images.
         num_lost: likewise.
         seed: of the choice; None where all are shown.
-        num_left_out: chosen, but there was no room for their pictures.
+        num_left_out: wanted, but there was no room for them.
         side: the longest side of the pictures, in pixels.
         problem: why some have no pictures; empty where all have.
     """
@@ -76,6 +80,11 @@ class Gallery:
         """Of all images."""
         return self.num_gained + self.num_lost
 
+    @property
+    def size_bytes(self) -> int:
+        """What its cards take on the page, about."""
+        return sum(card.size_bytes for card in self.cards)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -92,6 +101,13 @@ class Asked:
     seed: int
 
 
+def num_drawn(predictions: Predictions, asked: Asked) -> int:
+    """Return how many images are looked at: no more than could have room without any picture."""
+    num_changed = len(predictions.of_types(_TYPES))
+    room = asked.budget_bytes // _least_bytes(len(predictions.branches))
+    return min(asked.num_images, num_changed, room)
+
+
 def make(
     predictions: Predictions, pixels: Pixels, asked: Asked, advance: Callable[[int], None]
 ) -> Gallery:
@@ -105,27 +121,54 @@ def make(
     """
     budget_bytes, seed = asked.budget_bytes, asked.seed
     rows = predictions.of_types(_TYPES)
-    chosen = choose(rows, asked.num_images, seed)
+    chosen = choose(rows, num_drawn(predictions, asked), seed)
     images = sorted(predictions.rows(chosen), key=lambda image: image.type)
     wanted = {image.id: [ORIGINAL, *filter(None, [image.best_branch])] for image in images}
+    sides = _sides(len(images), budget_bytes, _least_bytes(len(predictions.branches)))
     found = {}
     for pictures in pixels.of(wanted):
-        found[pictures.id] = _shrunk(pictures)
+        found[pictures.id] = _shrunk(pictures, sides[0])
         advance(1)
-    side, cards = _SIDES[0], []
-    for side in _SIDES:
+    side, cards = sides[0], []
+    for side in sides:
         cards = [_card(image, found[image.id], side) for image in images]
         if sum(card.size_bytes for card in cards) <= budget_bytes:
             break
-    kept = _within(cards, budget_bytes, seed)
-    return Gallery(
-        cards=kept,
+    whole = Gallery(
+        cards=cards,
         num_gained=len(predictions.of_types("A")),
         num_lost=len(predictions.of_types("B")),
-        seed=seed if len(kept) < len(rows) else None,
-        num_left_out=len(cards) - len(kept),
+        seed=seed if len(cards) < len(rows) else None,
+        num_left_out=min(asked.num_images, len(rows)) - len(cards),
         side=side,
-        problem=next((card.problem for card in kept if card.problem), ""),
+        problem="",
+    )
+    return within(whole, budget_bytes, seed)
+
+
+def within(gallery: Gallery, budget_bytes: int, seed: int) -> Gallery:
+    """Leave out cards, drawn at random, until the others have room.
+
+    Args:
+        gallery: so far.
+        budget_bytes: what the cards may take on the page.
+        seed: of the draw.
+    """
+    cards = gallery.cards
+    kept, left = set(range(len(cards))), gallery.size_bytes
+    for number in np.random.default_rng(seed).permutation(len(cards)).tolist():
+        if left <= budget_bytes:
+            break
+        kept.discard(number)
+        left -= cards[number].size_bytes
+    shown = [cards[number] for number in sorted(kept)]
+    num_dropped = len(cards) - len(shown)
+    return replace(
+        gallery,
+        cards=shown,
+        seed=seed if num_dropped else gallery.seed,
+        num_left_out=gallery.num_left_out + num_dropped,
+        problem=next((card.problem for card in shown if card.problem), ""),
     )
 
 
@@ -157,9 +200,9 @@ class _Small:
     problem: str
 
 
-def _shrunk(pictures: Pictures) -> _Small:
+def _shrunk(pictures: Pictures, side: int) -> _Small:
     pixels = {
-        name: thumbnails.shrink(differences.to_rgb(one), _SIDES[0])
+        name: thumbnails.shrink(differences.to_rgb(one), side)
         for name, one in pictures.pixels.items()
     }
     factor = 1
@@ -189,13 +232,15 @@ def _card(image: ImagePrediction, small: _Small, side: int) -> Card:
     )
 
 
-def _within(cards: Sequence[Card], budget_bytes: int, seed: int) -> list[Card]:
-    """Leave out cards, drawn at random, until the others have room."""
-    kept = set(range(len(cards)))
-    left = sum(card.size_bytes for card in cards)
-    for number in np.random.default_rng(seed).permutation(len(cards)).tolist():
-        if left <= budget_bytes:
-            break
-        kept.discard(number)
-        left -= cards[number].size_bytes
-    return [cards[number] for number in sorted(kept)]
+def _least_bytes(num_versions: int) -> int:
+    """Return what a card takes on the page without pictures and name, about."""
+    return _MARKUP_BYTES + _VERSION_BYTES * num_versions
+
+
+def _sides(num: int, budget_bytes: int, least_bytes: int) -> Sequence[int]:
+    """Return the sides of pictures that so many cards may have room with, the largest first.
+
+    Pixels are held until all sizes are known; so these bound memory, too.
+    """
+    room = budget_bytes // max(1, num) - least_bytes
+    return [side for side in _SIDES if side * side // _SQUARE_BYTE <= room] or _SIDES[-1:]

@@ -36,12 +36,14 @@ class Portrait:
         class_names: in label order.
         pixels: uint8 (height, width) or (height, width, 3) of the original and the best version.
         run: the run's name.
+        note: that its results need; empty for none.
     """
 
     image: ImagePrediction
     class_names: Sequence[str]
     pixels: Mapping[str, np.ndarray]
     run: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def figure(data: Portrait, change: Changed | None) -> Figure:
     label = data.class_names[image.label]
     with style.styled():
         drawn = Figure((style.WIDTH_INCHES, 8.6 if change else 4.6), layout="constrained")
-        style.set_title(drawn, f"{image.id}: {label}, {_TYPES[image.type]} by run {data.run}")
+        title = f"{image.id}: {label}, {_TYPES[image.type]} by run {data.run}"
+        style.set_title(drawn, title + (f" ({data.note})" if data.note else ""))
         parts: Any = drawn.subfigures(2 if change else 1, 1, squeeze=False)[:, 0]
         if change is None:
             left, *others = parts[0].subplots(1, 2)

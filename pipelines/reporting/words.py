@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+THESIS = "thesis protocol: selected and reported on the same images"
 _MINUS = "\u2212"
 _QUALITY = re.compile(r"q0*(\d+)")
 
