@@ -16,7 +16,9 @@ from pipelines.reporting.predictions import Predictions
 from pipelines.reporting.results import FoldResults, Results
 from pipelines.reporting.sections import BlockResult
 from pipelines.runs import Run
-from pipelines.storage import atomic
+from pipelines.storage import atomic, set_folders
+from pipelines.storage.cache import FeatureCache, find_folder
+from pipelines.storage.fingerprint import digest
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,18 @@ def index_fingerprint(workspace_dir: Path) -> Mapping[str, Any] | None:
         return None
     made = info.get("fingerprint") if isinstance(info, dict) else None
     return made if isinstance(made, dict) else None
+
+
+def control_fingerprint(finding: Finding) -> Mapping[str, Any] | None:
+    """Return what the control set's cache that took part was made from, if it is still there."""
+    described = finding.described
+    features_dir = set_folders.features(described.features_dir, set_folders.CONTROL)
+    try:
+        cache = FeatureCache(find_folder(finding.workspace_dir / features_dir, described.node))
+    except PipelineError:
+        return None
+    made = cache.fingerprint
+    return made if digest(made) == finding.results.control_cache else None
 
 
 def image_root(workspace_dir: Path) -> Path | None:

@@ -170,7 +170,8 @@ def _view(finding: Finding, slug: str, progress: Progress) -> RunView:
         commands=commands.of_run(
             [_trained(name, one) for name, one in findings.ancestry(finding)],
             findings.index_fingerprint(finding.workspace_dir),
-            found.command,
+            findings.control_fingerprint(finding),
+            [found.command, *([finding.folds.command] if finding.folds else [])],
         ),
     )
 

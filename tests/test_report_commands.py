@@ -35,9 +35,10 @@ def of_control(**changes):
     return trained(variants={"codec": CONTROL, "max_megapixels": 100.0}, **changes)
 
 
-def written(*chain, index=INDEX):
+def written(*chain, index=INDEX, control=None, evaluations=(("bottleneck", "eval"),)):
     """Give the words of each line behind `bottleneck`."""
-    return [shlex.split(line)[1:] for line in commands.of_run(chain, index, ["bottleneck", "eval"])]
+    found = commands.of_run(chain, index, control, evaluations)
+    return [shlex.split(line)[1:] for line in found]
 
 
 def flags(line):
@@ -169,3 +170,17 @@ def test_report_commands_without_index_and_first_run_leave_out_what_they_say(jud
     lines = shown(judged, "second")
     assert [line[0] for line in lines] == ["compress", "extract", "train-tail", "eval"]
     assert "--seed" not in lines[0]
+
+
+def test_commands_of_the_control_set_and_of_every_judging_come_last():
+    control = of_control(backbone="inception_v3", dtype="float16").cache
+    judgings = [["bottleneck", "eval"], ["bottleneck", "eval", "--folds", "5"]]
+    own = trained(features_dir="other")
+    *_, train, compress, extract, single, folds = written(
+        own, control=control, evaluations=[*judgings, ()]
+    )
+    assert train[0] == "train-tail"
+    assert compress[:3] == ["compress", "--set", "control"]
+    assert extract[:5] == ["extract", "--set", "control", "--features-dir", "other"]
+    assert flags(extract)["--dtype"] == "float16"
+    assert [single, folds] == [words[1:] for words in judgings]

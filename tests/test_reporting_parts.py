@@ -171,7 +171,8 @@ def test_commands_are_accepted_by_the_program_and_mean_the_same(judged_once):
     }
     chain = [Trained("it's", "mixed_9", "features", made)]
     index = json.loads((judged_once / "index" / "index.json").read_text())["fingerprint"]
-    lines = commands.of_run(chain, index, ["bottleneck", "eval", "--run", "it's"])
+    judging = ["bottleneck", "eval", "--run", "it's"]
+    lines = commands.of_run(chain, index, None, [judging])
     assert [line.split()[1] for line in lines] == ["compress", "extract", "train-tail", "eval"]
     configs = []
     group = click.Context(main, **main.context_settings)

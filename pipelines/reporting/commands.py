@@ -52,7 +52,10 @@ class Trained:
 
 
 def of_run(
-    chain: Sequence[Trained], index: Mapping[str, Any] | None, evaluation: Sequence[str]
+    chain: Sequence[Trained],
+    index: Mapping[str, Any] | None,
+    control: Mapping[str, Any] | None,
+    evaluations: Sequence[Sequence[str]],
 ) -> list[str]:
     """Write the commands from the images to the results, a line each.
 
@@ -62,14 +65,21 @@ def of_run(
         chain: the runs that it goes back to, from the first one on, and itself.
         index: fingerprint of the workspace's index, which may be of other images by now; None
             where there is none.
-        evaluation: the command that judged the run, as its results have it.
+        control: fingerprint of the control set's cache that took part; None where none did.
+        evaluations: the commands that judged the run, as its results have them.
     """
     caches = {(run.features_dir, run.node): run.cache for run in chain}
     lines: list[str] = []
     for run in chain:
         lines += [*_compress(run.cache.get("variants") or {}, index), *_extract(run, caches)]
         lines.append(_train(run))
-    return [*dict.fromkeys(lines), *([shlex.join(evaluation)] if evaluation else [])]
+    if control is not None:
+        own = chain[-1]
+        features_dir = set_folders.features(own.features_dir, CONTROL)
+        beside = Trained(own.name, own.node, features_dir, {"cache": control})
+        lines += [*_compress(control.get("variants") or {}, index), *_extract(beside, {})]
+    lines += [shlex.join(words) for words in evaluations if words]
+    return list(dict.fromkeys(lines))
 
 
 def _compress(made: Mapping[str, Any], index: Mapping[str, Any] | None) -> Iterator[str]:

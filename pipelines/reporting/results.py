@@ -165,6 +165,7 @@ class Results(_Part):
     confusions: Confusions = Confusions()
     leans_on: dict[str, Difference] = {}
     command: tuple[str, ...] = ()
+    control_cache: str | None = None  # digest of its fingerprint
 
 
 class FoldComparator(_Part):
@@ -208,6 +209,7 @@ class FoldResults(_Part):
     verdict: str
     verdict_kind: Verdict
     folds: Division
+    command: tuple[str, ...] = ()
 
 
 def path_of(run_dir: Path, split: str) -> Path:
