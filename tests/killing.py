@@ -34,6 +34,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 _NUM_DRIVERS = 2  # processes that fork
 _NODE = re.compile(rf"/({'|'.join(SHAPES)})(?=[/ ]|$)")
+_SPLIT = re.compile(r"(?<=[./])(train|val)-")
 _NUMBER = re.compile(r"[0-9a-f]{8,}|[0-9]+")  # of a shard, a process, a file that is to be renamed
 
 
@@ -112,13 +113,13 @@ class Drivers:
 def first_and_last_of_each_kind(seen: Sequence[tuple[str, str]]) -> list[int]:
     """Number the operations that are the first or the last of their kind, in their order.
 
-    Of one kind are those that do the same to files that differ only in numbers and in the node
-    whose they are. So every kind is there, and where it has to be done for both nodes, the moment
-    before the first and the one between the two.
+    Of one kind are those that do the same to files that differ only in numbers, in the split and
+    in the node whose they are. So every kind is there, and where it has to be done for both nodes,
+    the moment before the first and the one between the two.
     """
     ends: dict[tuple[str, str], tuple[int, int]] = {}
     for number, (what, where) in enumerate(seen):
-        kind = what, _NUMBER.sub("#", _NODE.sub("/node", where))
+        kind = what, _NUMBER.sub("#", _SPLIT.sub("split-", _NODE.sub("/node", where)))
         ends[kind] = ends.get(kind, (number,))[0], number
     return sorted({number for pair in ends.values() for number in pair})
 

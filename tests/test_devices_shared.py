@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from caches import lite0, make_cache
 from commands import invoke
-from processes import PROGRAM, bottleneck, num_lines
+from processes import PROGRAM, ask, bottleneck, num_lines, running
 
 from pipelines.training import checkpoints
 from pipelines.training.checkpoints import Store
@@ -43,9 +43,39 @@ def train_on_one_device(workspace, *flags):
     assert result.exit_code == 0, result.stderr
 
 
-def train_on_two_devices(workspace, *flags):
-    result = bottleneck(workspace, "train-tail", *FLAGS, "--devices", "cpu:2", *flags)
-    assert result.returncode == 0, result.stderr
+# A process whose CPU is two devices; it runs the commands that it is given.
+COMMANDS = """
+import json
+import sys
+sys.path[:0] = sys.argv[1:]
+from commands import invoke
+print("ready", flush=True)
+for line in sys.stdin:
+    result = invoke(*json.loads(line))
+    print(json.dumps([result.exit_code, result.stderr]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+    with running(COMMANDS, Path(__file__).parent) as process:
+
+        def train(workspace, *flags):
+            """Train there; returns status and stderr."""
+            devices = ("--devices", "cpu:2")
+            command = ["train-tail", "-C", str(workspace), *FLAGS, *devices, *flags]
+            return json.loads(ask(process, json.dumps(command)))
+
+        yield train
+
+
+@pytest.fixture
+def train_on_two_devices(two_devices):
+    def train(workspace, *flags):
+        status, stderr = two_devices(workspace, *flags)
+        assert status == 0, stderr
+
+    return train
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +111,7 @@ def assert_same_training(workspace, expected):
             np.testing.assert_allclose(weights[0][name], value, atol=1e-4 * scale, err_msg=name)
 
 
-def test_two_devices_of_one_machine_train_as_one(alone, tmp_path):
+def test_two_devices_of_one_machine_train_as_one(alone, train_on_two_devices, tmp_path):
     workspace = make_workspace(tmp_path)
     train_on_two_devices(workspace)
     assert_same_training(workspace, alone)
@@ -89,7 +119,7 @@ def test_two_devices_of_one_machine_train_as_one(alone, tmp_path):
     assert json.loads(timings.splitlines()[-1])["num_devices"] == 2
 
 
-def test_two_devices_expand_sparse_maps_as_one(tmp_path):
+def test_two_devices_expand_sparse_maps_as_one(train_on_two_devices, tmp_path):
     for name in ("one", "two"):
         workspace = tmp_path / name
         workspace.mkdir()
@@ -104,16 +134,17 @@ def test_two_devices_expand_sparse_maps_as_one(tmp_path):
 def test_two_devices_share_the_statistics_of_a_batch(tmp_path):
     flags = ("--batch-norm", "batch")
     train_on_one_device(make_workspace(tmp_path / "one", num_train=20), *flags)
-    train_on_two_devices(make_workspace(tmp_path / "two", num_train=20), *flags)
+    two = make_workspace(tmp_path / "two", num_train=20)
+    result = bottleneck(two, "train-tail", *FLAGS, "--devices", "cpu:2", *flags)
+    assert result.returncode == 0, result.stderr
     assert_same_training(tmp_path / "two", tmp_path / "one")
 
 
-def test_two_devices_refuse_batch_statistics_of_a_batch_of_one(tmp_path):
+def test_two_devices_refuse_batch_statistics_of_a_batch_of_one(two_devices, tmp_path):
     workspace = make_workspace(tmp_path)
-    flags = ("--devices", "cpu:2", "--batch-norm", "batch")
-    result = bottleneck(workspace, "train-tail", *FLAGS, *flags)
-    assert result.returncode == 2
-    assert "the last batch of an epoch has 1 images for 2 devices, and each needs" in result.stderr
+    status, stderr = two_devices(workspace, "--batch-norm", "batch")
+    assert status == 2
+    assert "the last batch of an epoch has 1 images for 2 devices, and each needs" in stderr
     assert not (workspace / "runs" / NODE / "run.json").exists()
 
 
@@ -207,16 +238,19 @@ class Cluster:
         ]
 
 
-def test_two_processes_train_as_one(alone, tmp_path):
-    workspace = make_workspace(tmp_path)
+def go_on_together(workspace):
     with Cluster([workspace] * 2) as cluster:
         for status, stderr in cluster.results():
             assert status == 0, stderr
-    assert_same_training(workspace, alone)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_two_processes_one_killed_the_other_ends_and_both_go_on(alone, tmp_path, killed):
+# Together they take every step of a training but those behind the second one's death.
+@pytest.mark.parametrize(
+    ("killed", "go_on"), [(0, go_on_together), (1, train_on_one_device)], ids=["first", "second"]
+)
+def test_two_processes_one_killed_the_other_ends_and_training_goes_on_as_of_one(
+    alone, tmp_path, killed, go_on
+):
     workspace = make_workspace(tmp_path)
     path = workspace / "runs" / NODE / "history.jsonl"
     with Cluster([workspace] * 2) as cluster:
@@ -228,9 +262,7 @@ def test_two_processes_one_killed_the_other_ends_and_both_go_on(alone, tmp_path,
         assert other.returncode == 1
         assert "error: another of the 2 hosts in TF_CONFIG no longer answers; start" in stderr
         assert "Traceback" not in stderr
-    with Cluster([workspace] * 2) as cluster:
-        for status, stderr in cluster.results():
-            assert status == 0, stderr
+    go_on(workspace)
     assert_same_training(workspace, alone)
 
 
@@ -251,11 +283,12 @@ def test_two_processes_one_asked_to_end_both_stop_and_save(tmp_path):
 
 
 def test_two_processes_train_block_by_block(tmp_path):
-    workspace = make_workspace(tmp_path)
-    rows = {"train": 21, "val": 11, "test": 4}
+    workspace = tmp_path
+    (workspace / "bottleneck.toml").write_text("")
+    rows = {"train": 11, "val": 4, "test": 4}
     for node, shape in {"avg_pool": (1280,), "block6d_add": (7, 7, 192)}.items():
         make_cache(workspace / "features" / node, lite0(), shape, rows=rows)
-    with Cluster([workspace] * 2, "--blocks", "2") as cluster:
+    with Cluster([workspace] * 2, "--blocks", "2", "--epochs", "1") as cluster:
         for status, stderr in cluster.results():
             assert status == 0, stderr
     assert (workspace / "runs" / "blocks-2-top_activation" / "summary.json").exists()

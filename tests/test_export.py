@@ -80,12 +80,12 @@ def write_images(folder: Path) -> list[Path]:
     from skimage import data
 
     folder.mkdir()
-    jpegs = {name: getattr(data, name)() for name in ("astronaut", "coffee", "brick", "grass")}
-    pngs = {name: getattr(data, name)() for name in ("chelsea", "rocket", "camera", "gravel")}
+    jpegs = {name: getattr(data, name)() for name in ("astronaut", "coffee", "brick")}
+    pngs = {name: getattr(data, name)() for name in ("chelsea", "camera")}
     paths = [write_jpeg(folder / f"{name}.jpg", picture, 90) for name, picture in jpegs.items()]
     paths += [write_png(folder / f"{name}.png", picture) for name, picture in pngs.items()]
     cells = (Path(elpv_dataset.__file__).parent / "data" / "images").glob("*.png")
-    return [*paths, *sorted(cells)[:4]]
+    return [*paths, *sorted(cells)[:2]]
 
 
 def predicted_by(workspace: Path, name: str, paths: list[Path]) -> np.ndarray:
@@ -294,12 +294,13 @@ def test_export_command_takes_the_folder_from_where_it_runs(trained, tmp_path, m
 
 
 @pytest.mark.slow
-def test_export_of_inception_v3_gives_the_probabilities_of_predict(photos, tmp_path):
+def test_export_of_a_network_of_keras_gives_the_probabilities_of_predict(photos, tmp_path):
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     images = CompressConfig(images=str(photos), qualities=(30,), subsampling="4:4:4", limit=12)
     compress.run(workspace, images, 0, Silent(), inline.open_crew)
-    cut = ExtractConfig(node=("mixed_10",), weights="none", batch_size=4, check_images=2)
+    made = {"backbone": "resnet50_v2", "weights": "none"}  # other pixels than EfficientNet-Lite0
+    cut = ExtractConfig(**made, node=("post_relu",), batch_size=4, check_images=2)
     extract.run(workspace, cut, 3, Silent(), inline.open_crew)
     config = TrainTailConfig(
         run="a", batch_size=4, epochs=1, gradients="all", fusion="original_mean", learning_rate=0.02
@@ -307,9 +308,9 @@ def test_export_of_inception_v3_gives_the_probabilities_of_predict(photos, tmp_p
     train_tail.run(workspace, workspace / "features", config, 3, Silent())
     best = Store.of(workspace / "runs" / "a", "topology").best
     arrays, state = checkpoints.load(best)
-    arrays["head/kernel"] *= 500  # of random weights all images are much alike
+    arrays["head/kernel"] *= 30  # of random weights all images are much alike
     checkpoints.save(best, arrays.items(), state)
-    paths = write_images(tmp_path / "images")[::3]
+    paths = write_images(tmp_path / "images")[::2]
     run(workspace, "a", tmp_path / "a")
     predicted = predicted_by(workspace, "a", paths)
     assert np.ptp(predicted, axis=0).max() > 0.01

@@ -31,6 +31,12 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    """Name and network; all tests of one come together, so that it is built once."""
+    return request.param, small_model(*FAMILIES[request.param])
+
+
 def assert_cut_changes_nothing(name, model, num_cuts):
     """Hold tail(front(x)) against the network's own penultimate tensor and prediction."""
     import keras
@@ -188,9 +194,8 @@ def test_tail_behind_front_equals_whole_network(builder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_tail_behind_front_equals_whole_network_in_every_family(name):
-    assert_cut_changes_nothing(name, small_model(*FAMILIES[name]), num_cuts=3)
+def test_tail_behind_front_equals_whole_network_in_every_family(family):
+    assert_cut_changes_nothing(*family, num_cuts=3)
 
 
 def test_tail_behind_front_of_lite0_equals_whole_network():
@@ -235,9 +240,8 @@ def test_to_decision_from_anywhere_is_the_decision_layers_input(builder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_between_and_to_decision_equal_whole_network_in_every_family(name):
-    model = small_model(*FAMILIES[name])
+def test_between_and_to_decision_equal_whole_network_in_every_family(family):
+    name, model = family
     every = nodes.list_nodes(name, model)
     start, behind = every[len(every) // 3], every[2 * len(every) // 3]
     whole = nodes.front(model, [start, behind])(images_for(model))

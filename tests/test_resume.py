@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 
 import pytest
 from caches import lite0, make_cache
 from commands import invoke
-from processes import bottleneck, kill_when, num_lines, started, tree, wait_until
+from processes import kill_when, num_lines, snapshots, started, tree, wait_until
 
 from pipelines.training.checkpoints import Store
 
@@ -40,16 +41,16 @@ def result_of(workspace):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(networks_once, tmp_path_factory):
     workspace = make_workspace(tmp_path_factory.mktemp("undisturbed"))
-    result = bottleneck(workspace, "train-tail", *FLAGS)
-    assert result.returncode == 0, result.stderr
+    train_to_the_end(workspace)
     return workspace
 
 
 @pytest.fixture
 def workspace(tmp_path):
-    return make_workspace(tmp_path)
+    (tmp_path / "workspace").mkdir()
+    return make_workspace(tmp_path / "workspace")
 
 
 def test_train_tail_left_alone_evaluates_both_models_at_every_step(undisturbed):
@@ -59,15 +60,23 @@ def test_train_tail_left_alone_evaluates_both_models_at_every_step(undisturbed):
     assert steps == expected
 
 
-def test_train_tail_killed_again_and_again_ends_with_the_same_bytes(undisturbed, workspace):
+def test_train_tail_killed_again_and_again_ends_with_the_same_bytes(
+    undisturbed, workspace, tmp_path
+):
     history = workspace / "runs" / NODE / "history.jsonl"
-    # In the topology's steps, between the two models, in the default model's steps.
+    # In the topology's steps; then what has gone on from there between the two models, and in the
+    # default model's steps.
     moments = [4, NUM_LINES, NUM_LINES + 5]
-    for moment in moments:
-        kill_when(lambda at=moment: num_lines(history) >= at, workspace, "train-tail", *FLAGS)
+    at = [lambda least=moment: num_lines(history) >= least for moment in moments]
+    kill_when(at[0], workspace, "train-tail", *FLAGS)
+    assert num_lines(history) < NUM_LINES
+    snapshots(at[1:], workspace / "runs", tmp_path / "copies", workspace, "train-tail", *FLAGS)
+    for number in range(2):
+        shutil.rmtree(workspace / "runs")
+        shutil.copytree(tmp_path / "copies" / str(number), workspace / "runs")
         assert not (workspace / "runs" / NODE / "summary.json").exists()
-    train_to_the_end(workspace)
-    assert result_of(workspace) == result_of(undisturbed)
+        train_to_the_end(workspace)
+        assert result_of(workspace) == result_of(undisturbed)
 
 
 def test_train_tail_killed_before_its_first_checkpoint_starts_anew(undisturbed, workspace):

@@ -9,11 +9,13 @@ import shutil
 import pytest
 from caches import lite0, make_cache
 from commands import invoke, the_error
-from processes import bottleneck, kill_when, tree
+from images import make_class_folders
+from processes import bottleneck, kill_when, snapshots, tree
 
-from pipelines import runs, train_chain, train_tail
-from pipelines.config import ExtractConfig, TrainTailConfig
+from pipelines import compress, extract, runs, train_chain, train_tail
+from pipelines.config import CompressConfig, ExtractConfig, TrainTailConfig
 from pipelines.errors import ConfigError, ManifestError, PipelineError
+from pipelines.execution import inline
 from pipelines.progress import Silent
 from pipelines.training import chain, checkpoints
 from pipelines.training.checkpoints import Store
@@ -22,6 +24,7 @@ SHAPES = {"avg_pool": (1280,), "block6d_add": (7, 7, 192)}
 ROWS = {"train": 10, "val": 6, "test": 4}
 FLAGS = ("--blocks", "2", "--batch-size", "5", "--epochs", "2", "--eval-every", "1")
 NAMES = ["blocks-1-FC", "blocks-2-top_activation"]
+pytestmark = pytest.mark.usefixtures("networks_once")
 
 
 def train(workspace, progress=None, network=None, **settings):
@@ -44,12 +47,18 @@ def content(workspace):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(networks_once, tmp_path_factory):
     """A workspace with a finished chain of two blocks; not to be changed."""
     workspace = make_workspace(tmp_path_factory.mktemp("trained"))
-    result = bottleneck(workspace, "train-tail", *FLAGS, "--json")
-    assert result.returncode == 0, result.stderr
+    result = invoke("train-tail", "-C", workspace, *FLAGS, "--json")
+    assert result.exit_code == 0, result.stderr
     return workspace, json.loads(result.stdout), result.stderr
+
+
+@pytest.fixture
+def surveyed_here(monkeypatch):
+    """Let the caches be surveyed in this process, not in one of its own."""
+    monkeypatch.setattr(chain, "survey_apart", chain.survey)
 
 
 def test_blocks_train_a_run_each_from_the_end_of_the_network(trained):
@@ -101,13 +110,18 @@ def test_blocks_killed_again_and_again_end_with_the_same_bytes(trained, tmp_path
     def num_evaluations():
         return sum(len(path.read_bytes().splitlines()) for path in histories if path.exists())
 
-    # In the first block, between the two, in the second one.
-    for moment in (3, 11, 18):
-        kill_when(lambda at=moment: num_evaluations() >= at, workspace, "train-tail", *FLAGS)
+    at = [lambda least=moment: num_evaluations() >= least for moment in (3, 11, 18)]
+    # In the first block; then what has gone on from there between the two, and in the second one.
+    kill_when(at[0], workspace, "train-tail", *FLAGS)
+    assert not histories[1].exists()
+    snapshots(at[1:], workspace / "runs", tmp_path / "copies", workspace, "train-tail", *FLAGS)
+    for number in range(2):
+        shutil.rmtree(workspace / "runs")
+        shutil.copytree(tmp_path / "copies" / str(number), workspace / "runs")
         assert not (workspace / "runs" / NAMES[1] / "summary.json").exists()
-    result = bottleneck(workspace, "train-tail", *FLAGS)
-    assert result.returncode == 0, result.stderr
-    assert content(workspace) == content(trained[0])
+        result = invoke("train-tail", "-C", workspace, *FLAGS)
+        assert result.exit_code == 0, result.stderr
+        assert content(workspace) == content(trained[0])
 
 
 def test_blocks_again_have_nothing_to_do(trained):
@@ -166,20 +180,26 @@ def test_blocks_without_any_cache_take_the_network_of_the_settings(tmp_path):
     assert "no whole cache of avg_pool; run `bottleneck extract --node avg_pool`" in error
 
 
-def test_blocks_with_extract_make_what_is_missing(extracted, tmp_path):
+def test_blocks_with_extract_make_what_is_missing(tmp_path):
+    make_class_folders(tmp_path / "images", num_per_class=6)
     workspace = tmp_path / "workspace"
-    shutil.copytree(extracted.path, workspace)
-    shutil.rmtree(workspace / "features" / "block7a_expand_activation")
-    (workspace / "bottleneck.toml").write_text(
-        "[extract]\nbackbone = 'efficientnet_lite0'\ndtype = 'float32'\nworkers = 1\n"
-    )
-    flags = ("--blocks", "2", "--extract", "--batch-size", "8", "--epochs", "1")
+    workspace.mkdir()
+    images = CompressConfig(images=str(tmp_path / "images"), qualities=(50,), shards=1)
+    compress.run(workspace, images, 0, Silent(), inline.open_crew)
+    made = {"backbone": "efficientnet_lite0", "dtype": "float32", "check_images": 2}
+    config = ExtractConfig(**made, node=("avg_pool",), batch_size=4)
+    extract.run(workspace, config, 0, Silent(), inline.open_crew)
+    before = tree(workspace / "features")
+    settings = "".join(f"{key} = {value!r}\n" for key, value in made.items())
+    (workspace / "bottleneck.toml").write_text(f"[extract]\n{settings}workers = 1\n")
+    flags = ("--blocks", "2", "--extract", "--batch-size", "4", "--epochs", "1")
     flags += ("--devices", "cpu:2")  # of the training, whatever extract has run on
     result = bottleneck(workspace, "train-tail", *flags)
     assert result.returncode == 0, result.stderr
     assert (workspace / "features" / "block6d_add" / "manifest.json").exists()
     assert (workspace / "runs" / NAMES[1] / "summary.json").exists()
-    assert "extract: 40 images" in result.stderr
+    assert "extract: 12 images" in result.stderr
+    assert before.items() <= tree(workspace / "features").items()
     timings = (workspace / "runs" / NAMES[0] / "timings.jsonl").read_text(encoding="utf-8")
     assert json.loads(timings.splitlines()[-1])["num_devices"] == 2
 
@@ -201,7 +221,7 @@ def test_blocks_lacking_a_cache_ask_for_one_like_those_that_are_there(tmp_path):
         train_tail.run(*where, config, 0, Silent())
 
 
-def test_blocks_lacking_nothing_ask_for_nothing(tmp_path):
+def test_blocks_lacking_nothing_ask_for_nothing(tmp_path, surveyed_here):
     workspace = make_workspace(tmp_path)
     where, config = (workspace, workspace / "features"), TrainTailConfig(blocks=2, batch_size=5)
     assert train_chain.find_lacking(*where, config, 0, ExtractConfig()) == {}
@@ -216,9 +236,8 @@ def test_blocks_lacking_nothing_ask_for_nothing(tmp_path):
     ],
 )
 def test_blocks_lacking_a_cache_are_refused_before_it_is_made(
-    tmp_path, monkeypatch, settings, words
+    tmp_path, surveyed_here, settings, words
 ):
-    monkeypatch.setattr(chain, "survey_apart", chain.survey)  # without a process of its own
     workspace = make_workspace(tmp_path, {"avg_pool": (1280,)})
     train(workspace, blocks=1)
     config = TrainTailConfig(**{"blocks": 2, "batch_size": 5, "epochs": 1, **settings})
@@ -229,7 +248,9 @@ def test_blocks_lacking_a_cache_are_refused_before_it_is_made(
         train_tail.run(*where, config, 0, Silent(), network=network)
 
 
-def test_blocks_without_any_cache_are_refused_by_what_the_variants_say(extracted, tmp_path):
+def test_blocks_without_any_cache_are_refused_by_what_the_variants_say(
+    extracted, tmp_path, surveyed_here
+):
     shutil.copytree(extracted.path / "variants", tmp_path / "variants")
     where, network = (tmp_path, tmp_path / "features"), ExtractConfig(backbone="efficientnet_lite0")
     config = TrainTailConfig(blocks=1, batch_size=999)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import re
 
 import h5py
@@ -56,14 +57,28 @@ LAYOUTS = pytest.mark.parametrize(
 )
 
 
+# Networks that are written to files, built once; no test changes one.
+built = functools.cache(build)
+
+
 @pytest.fixture(scope="module")
 def saved():
-    return build(1)
+    return built(1)
+
+
+@pytest.fixture(scope="module")
+def another():
+    """A network of the same layers, and the weights with which it began."""
+    model = build(2)
+    return model, model.get_weights()
 
 
 @pytest.fixture
-def fresh():
-    return build(2)
+def fresh(another):
+    """That network as it began."""
+    model, values = another
+    model.set_weights(values)
+    return model
 
 
 def assert_same_weights(first, second):
@@ -80,7 +95,7 @@ def test_load_whole_file_gives_all_weights(saved, fresh, tmp_path, save, file_na
 
 @LAYOUTS
 def test_load_file_without_top_keeps_the_classifier(fresh, tmp_path, save, file_name):
-    body = build(3, include_top=False)
+    body = built(3, include_top=False)
     save(body, tmp_path / file_name)
     classifier = fresh.layers[-1].get_weights()
     assert weights.load(fresh, tmp_path / file_name) is False
@@ -90,7 +105,7 @@ def test_load_file_without_top_keeps_the_classifier(fresh, tmp_path, save, file_
 
 @LAYOUTS
 def test_load_mobilenet_without_its_convolutional_classifier_and_dropout(tmp_path, save, file_name):
-    body = build(3, include_top=False, alpha=0.25, kind="MobileNet")
+    body = built(3, include_top=False, alpha=0.25, kind="MobileNet")
     whole = build(4, alpha=0.25, kind="MobileNet")
     save(body, tmp_path / file_name)
     assert weights.load(whole, tmp_path / file_name) is False
@@ -99,7 +114,7 @@ def test_load_mobilenet_without_its_convolutional_classifier_and_dropout(tmp_pat
 
 @LAYOUTS
 def test_load_other_number_of_classes_names_both_shapes(saved, tmp_path, save, file_name):
-    save(build(3, classes=7), tmp_path / file_name)
+    save(built(3, classes=7), tmp_path / file_name)
     message = re.escape(
         f"{file_name}: layer 'predictions' has shapes (1280, 7) (7,) in the file, "
         "(1280, 10) (10,) in the network"
@@ -112,7 +127,7 @@ def test_load_other_number_of_classes_names_both_shapes(saved, tmp_path, save, f
 
 @LAYOUTS
 def test_load_wider_network_names_first_layer_that_differs(saved, tmp_path, save, file_name):
-    save(build(3, alpha=0.5), tmp_path / file_name)
+    save(built(3, alpha=0.5), tmp_path / file_name)
     before = saved.get_weights()
     with pytest.raises(WeightsError, match=r"layer '\w+' has shapes .* in the file, .* in the net"):
         weights.load(saved, tmp_path / file_name)
@@ -121,20 +136,20 @@ def test_load_wider_network_names_first_layer_that_differs(saved, tmp_path, save
 
 @LAYOUTS
 def test_load_network_without_its_first_dense_layer_says_which(tmp_path, save, file_name):
-    save(build(3, include_top=False, kind="VGG16"), tmp_path / file_name)
+    save(built(3, include_top=False, kind="VGG16"), tmp_path / file_name)
     whole = build(4, kind="VGG16")
     with pytest.raises(WeightsError, match=r"has no layer 'fc1'.*only the classifier"):
         weights.load(whole, tmp_path / file_name)
 
 
 @LAYOUTS
-def test_load_file_with_more_layers_is_refused(saved, tmp_path, save, file_name):
+def test_load_file_with_more_layers_is_refused(saved, fresh, tmp_path, save, file_name):
     import keras
 
     longer = keras.Model(saved.input, keras.layers.Dense(3, name="one_more")(saved.output))
     save(longer, tmp_path / file_name)
     with pytest.raises(WeightsError, match="has a layer 'one_more' that the network has not"):
-        weights.load(build(2), tmp_path / file_name)
+        weights.load(fresh, tmp_path / file_name)
 
 
 @pytest.mark.parametrize("file_name", ["net.weights.h5", "net.h5", "cached-file"])

@@ -206,6 +206,7 @@ def test_extract_share_killed_at_random_and_started_again_writes_the_same(
     assert everything(tmp_path) == features
 
 
+@pytest.mark.parametrize("extract", ["parquet"], indirect=True)  # plans know no format
 def test_extract_planner_killed_leaves_the_plan_to_the_one_that_waits(extract, features, tmp_path):
     slow = extract_command(tmp_path, extract, 1, Share(0, 2), pause_s=60)
     with started(slow) as planner:
@@ -220,6 +221,7 @@ def test_extract_planner_killed_leaves_the_plan_to_the_one_that_waits(extract, f
     assert everything(tmp_path) == features
 
 
+@pytest.mark.parametrize("extract", ["parquet"], indirect=True)  # plans know no format
 def test_extract_overwrite_by_shares_that_wait_writes_the_new_caches(extract, features, tmp_path):
     other = dataclasses.replace(extract, dtype="float32", encoding="dense", seed=1)
     fill_with(tmp_path, network(other), inline.open_crew, CrewSettings(()))
