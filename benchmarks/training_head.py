@@ -16,7 +16,7 @@ from benchmarks.fits import STREAMED, Bench, ReadyStep
 from benchmarks.training_baselines import TextFiles, WholeNetwork
 from pipelines import compress, extract
 from pipelines.config import CompressConfig, ExtractConfig
-from pipelines.execution import replicas
+from pipelines.execution import inline, replicas
 from pipelines.networks import backbones
 from pipelines.progress import Silent
 from pipelines.storage import set_folders
@@ -56,9 +56,10 @@ def open_demo(folder: Path, workspace_dir: Path | None, num_cells: int) -> Demo:
     if workspace_dir is None:
         workspace_dir = folder
         folder.mkdir()
-        compress.run(folder, CompressConfig(images="elpv", limit=num_cells), 0, Silent())
+        images = CompressConfig(images="elpv", limit=num_cells)
+        compress.run(folder, images, 0, Silent(), inline.open_crew)
         config = ExtractConfig(backbone=_BACKBONE, node=(_NODE,), check_images=0)
-        extract.run(folder, config, 0, Silent())
+        extract.run(folder, config, 0, Silent(), inline.open_crew)
     cache = find_cache(workspace_dir / "features", _NODE)
     bench = Bench(cache, backbones.load(_BACKBONE), replicas.open_replicas())
     return Demo(workspace_dir / set_folders.stored(), bench)

@@ -187,17 +187,19 @@ def remake_control(workspace, **changed):
         ({"branches": CONTROLS[:2]}, "has 2 branches, and the run 3; leave the control set out"),
     ],
 )
-def test_control_cache_that_differs_in_more_than_its_versions_is_left_out(
-    workspace, caplog, changed, words
-):
+def test_control_cache_that_differs_in_more_than_its_versions_is_refused(workspace, changed, words):
     remake_control(workspace, **changed)
+    cache = FeatureCache(workspace / "features" / "avg_pool")
+    with pytest.raises(PipelineError, match=f"features-control/avg_pool: {words}"):
+        control_caches.open_for(workspace, runs.read(workspace, "main"), cache)
+
+
+def test_auto_leaves_out_a_control_cache_that_does_not_go_with_the_runs(workspace, caplog):
+    remake_control(workspace, dtype="float16")
     found = judge(workspace)["comparators"]
     assert not {"control", "control_mean_logits"} & set(found)
-    assert f"the control set is left out: {workspace}/features-control/avg_pool: {words}" in (
-        caplog.text
-    )
-    with pytest.raises(PipelineError, match=words):
-        judge(workspace, "control")
+    where = workspace / "features-control" / "avg_pool"
+    assert f"the control set is left out: {where}: made with another dtype" in caplog.text
 
 
 def test_compare_control_of_other_images_raises(workspace):
